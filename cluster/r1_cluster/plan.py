@@ -1,0 +1,200 @@
+"""The Plan: the one frozen value everything downstream reads (workers, router, simulator, Helm values).
+
+A Plan says which checkpoint runs in which layout with which limits, and why. It is written as YAML, refuses unknown
+keys, and names the field in every complaint. ``Plan.hash`` identifies it: two workers with the same hash are
+interchangeable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+PLANS = Path(__file__).parent / "plans"
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class PlanError(ValueError):
+    """A plan that cannot be used. The message names the file and the field."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Model(_Frozen):
+    """The checkpoint and the names it is served under."""
+
+    name: Name
+    checkpoint: str = Field(min_length=1, description="builtin:r1-nano, a directory, or a hub id")
+    aliases: tuple[Name, ...] = ()
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    reasoning: bool = Field(default=True, description="the chat template opens <think> in the prompt")
+
+
+class Layout(_Frozen):
+    """How one gang is split. The gang's ranks step together; a rank holds tensor x pipeline accelerators."""
+
+    tensor_parallel_size: Positive = 1
+    pipeline_parallel_size: Positive = 1
+    data_parallel_size: Positive = 1
+    expert_parallel_size: Positive = 1
+
+    @model_validator(mode="after")
+    def _experts_span_the_gang(self) -> Self:
+        span = self.tensor_parallel_size * self.data_parallel_size
+        if self.expert_parallel_size not in (1, span):
+            raise ValueError(
+                f"expert_parallel_size is {self.expert_parallel_size}; vLLM splits experts over all "
+                f"tensor x data ranks or none: use 1 or {span}"
+            )
+        return self
+
+    @property
+    def accelerators_per_rank(self) -> int:
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    @property
+    def accelerators(self) -> int:
+        return self.accelerators_per_rank * self.data_parallel_size
+
+    def __str__(self) -> str:
+        parts = [f"TP{self.tensor_parallel_size}"]
+        if self.pipeline_parallel_size > 1:
+            parts.append(f"PP{self.pipeline_parallel_size}")
+        if self.data_parallel_size > 1:
+            parts.append(f"DP{self.data_parallel_size}")
+        if self.expert_parallel_size > 1:
+            parts.append(f"EP{self.expert_parallel_size}")
+        return "x".join(parts)
+
+
+class Pool(_Frozen):
+    """Equal gangs. A plan with one unified pool serves prefill and decode on the same ranks."""
+
+    name: Name = "main"
+    role: Literal["unified"] = "unified"
+    gangs: Positive = 1
+    layout: Layout = Layout()
+
+
+class Engine(_Frozen):
+    """vLLM's limits on one rank."""
+
+    version: str = "0.32.0"
+    max_model_len: Positive
+    max_num_seqs: Positive = 256
+    max_num_batched_tokens: Positive = 8192
+    enforce_eager: bool = False
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    enable_prefix_caching: bool = True
+
+    @model_validator(mode="after")
+    def _a_step_holds_a_token_of_each(self) -> Self:
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ValueError(
+                f"max_num_batched_tokens is {self.max_num_batched_tokens}, below max_num_seqs {self.max_num_seqs}: "
+                "a step could not give every running request a token"
+            )
+        return self
+
+
+class Fleet(_Frozen):
+    """What the ranks run on. ``cpu`` rehearses the same placement on Ray nodes that only claim to have GPUs."""
+
+    accelerator: str = Field(min_length=1, description="cpu, or a GPU name such as H200")
+    accelerators_per_node: Positive = 8
+    kv_cache_gib_per_rank: float | None = Field(default=None, gt=0, description="cpu only; on GPUs vLLM measures")
+
+    @model_validator(mode="after")
+    def _kv_is_given_on_cpu_only(self) -> Self:
+        if (self.accelerator == "cpu") != (self.kv_cache_gib_per_rank is not None):
+            raise ValueError("kv_cache_gib_per_rank is needed with accelerator cpu and measured by vLLM on any other")
+        return self
+
+
+class Limits(_Frozen):
+    """What the router admits."""
+
+    default_max_tokens: Positive = 32768
+    max_waiting_requests: Positive = 1024
+
+
+class Plan(_Frozen):
+    """One deployment, whole. Equal plans have equal hashes whatever their YAML looked like."""
+
+    version: Literal["r1.plan/v1"] = "r1.plan/v1"
+    name: Name
+    model: Model
+    engine: Engine
+    fleet: Fleet
+    pools: tuple[Pool, ...] = Field(default=(Pool(),), min_length=1)
+    limits: Limits = Limits()
+    reasons: tuple[str, ...] = Field(default=(), description="why this layout, in words an operator can check")
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Self:
+        names = [pool.name for pool in self.pools]
+        if len(set(names)) != len(names):
+            raise ValueError(f"pools: names must differ, got {', '.join(names)}")
+        for pool in self.pools:
+            rank = pool.layout.tensor_parallel_size
+            if rank > self.fleet.accelerators_per_node:
+                raise ValueError(
+                    f"pools.{pool.name}.layout.tensor_parallel_size is {rank}, more than the "
+                    f"{self.fleet.accelerators_per_node} accelerators of a node: tensor parallelism stays in a node"
+                )
+        return self
+
+    @property
+    def accelerators(self) -> int:
+        return sum(pool.gangs * pool.layout.accelerators for pool in self.pools)
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits over the canonical JSON, without ``name`` and ``reasons``, which change nothing."""
+        value = self.model_dump(mode="json", exclude={"name", "reasons"})
+        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+
+    @classmethod
+    def from_yaml(cls, text: str, source: str = "plan") -> Plan:
+        """Parse and validate. Raises PlanError whose message names ``source`` and each faulty field."""
+        try:
+            value: Any = yaml.safe_load(text)
+        except yaml.YAMLError as e:
+            raise PlanError(f"{source}: not YAML: {' '.join(str(e).split())}") from e
+        if not isinstance(value, dict):
+            raise PlanError(f"{source}: expected a mapping at the top, got {type(value).__name__}")
+        try:
+            # Through JSON mode: YAML lists become tuples while strictness still refuses "8" for 8.
+            return cls.model_validate_json(json.dumps(value, default=str))
+        except ValidationError as e:
+            faults = "; ".join(
+                f"{'.'.join(str(part) for part in fault['loc']) or 'plan'}: {fault['msg']}" for fault in e.errors()
+            )
+            raise PlanError(f"{source}: {faults}") from e
+
+    @classmethod
+    def load(cls, name_or_path: str) -> Plan:
+        """Load a YAML file, or by name one of the shipped plans (``r1 plans`` lists them)."""
+        path = Path(name_or_path)
+        if path.suffix not in (".yaml", ".yml"):
+            path = PLANS / f"{name_or_path}.yaml"
+        if not path.is_file():
+            raise PlanError(f"no plan {name_or_path!r}: shipped plans are {', '.join(shipped())}, or give a .yaml file")
+        return cls.from_yaml(path.read_text(encoding="utf-8"), source=str(name_or_path))
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the plans in the package."""
+    return tuple(sorted(path.stem for path in PLANS.glob("*.yaml")))

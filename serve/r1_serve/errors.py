@@ -1,0 +1,93 @@
+"""Every refusal a client or operator can meet: one tree, a named reason each, mapped to HTTP and gRPC here only."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import grpc
+
+
+class R1Error(Exception):
+    """Base of all named refusals.
+
+    ``reason`` is stable and machine-readable, ``message`` one line that says what to do next, ``field`` the request
+    field at fault, ``retry_after`` seconds after which the same request may succeed.
+    """
+
+    reason: ClassVar[str] = "internal"
+    http_status: ClassVar[int] = 500
+    grpc_status: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
+
+    def __init__(self, message: str, *, field: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.retry_after = retry_after
+
+
+class InvalidRequest(R1Error):
+    reason = "invalid_request"
+    http_status = 400
+    grpc_status = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class ContextLengthExceeded(InvalidRequest):
+    reason = "context_length_exceeded"
+
+
+class UnknownModel(R1Error):
+    reason = "model_not_found"
+    http_status = 404
+    grpc_status = grpc.StatusCode.NOT_FOUND
+
+
+class NotFound(R1Error):
+    reason = "not_found"
+    http_status = 404
+    grpc_status = grpc.StatusCode.NOT_FOUND
+
+
+class MethodNotAllowed(R1Error):
+    reason = "method_not_allowed"
+    http_status = 405
+    grpc_status = grpc.StatusCode.UNIMPLEMENTED
+
+
+class BodyTooLarge(R1Error):
+    reason = "body_too_large"
+    http_status = 413
+    grpc_status = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class FleetSaturated(R1Error):
+    reason = "fleet_saturated"
+    http_status = 429
+    grpc_status = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class NoWorkers(R1Error):
+    """No rank that serves the model is attached and ready."""
+
+    reason = "no_workers"
+    http_status = 503
+    grpc_status = grpc.StatusCode.UNAVAILABLE
+
+
+class WorkerLost(R1Error):
+    """The rank died while it held the request."""
+
+    reason = "worker_lost"
+    http_status = 503
+    grpc_status = grpc.StatusCode.UNAVAILABLE
+
+
+class DeadlineExceeded(R1Error):
+    reason = "deadline_exceeded"
+    http_status = 504
+    grpc_status = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class StartupError(R1Error):
+    """This machine or this configuration cannot run what was asked: shown as one line by the command."""
+
+    reason = "startup"

@@ -1,0 +1,45 @@
+"""The one place that reads the environment. Every variable starts with ``R1_``; bad values raise at start."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from r1_serve.errors import StartupError
+
+
+class RouterSettings(BaseSettings):
+    """Where the router listens and what it lets in: ``R1_HTTP_PORT=8000 r1 router``, or the command's own flags."""
+
+    model_config = SettingsConfigDict(env_prefix="R1_", frozen=True, extra="ignore")
+
+    host: str = "127.0.0.1"
+    http_port: int = Field(default=8000, ge=0, le=65535, description="0 picks a free one")
+    grpc_port: int = Field(default=8001, ge=0, le=65535, description="clients and workers; 0 picks a free one")
+    max_body_bytes: int = Field(default=4 << 20, ge=1024)
+    request_timeout_s: float = Field(default=3600.0, gt=0, description="deadline of a request that sets none")
+    keep_alive_s: float = Field(default=10.0, gt=0, description="SSE comment after so long without an event")
+    policy: str = "least_load"
+
+
+class WorkerSettings(BaseSettings):
+    """How a rank finds its routers."""
+
+    model_config = SettingsConfigDict(env_prefix="R1_", frozen=True, extra="ignore")
+
+    routers: str = Field(default="127.0.0.1:8001", description="host:port, comma separated; names are re-resolved")
+    resolve_interval_s: float = Field(default=5.0, gt=0)
+
+
+Kind = TypeVar("Kind", bound=BaseSettings)
+
+
+def load(kind: type[Kind], **flags: object) -> Kind:
+    """Read ``kind`` from the environment with ``flags`` on top (None: not given). Raises StartupError."""
+    try:
+        return kind(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as e:
+        faults = "; ".join(f"R1_{'_'.join(map(str, f['loc'])).upper()}: {f['msg']}" for f in e.errors())
+        raise StartupError(f"bad setting: {faults}") from e
