@@ -13,11 +13,22 @@ class RehearsalPlatform(CpuPlatform):  # type: ignore[misc]
 
     ray_device_key: str = "GPU"
 
+    # vLLM compiles small helpers (log-probabilities, vocabulary masks) even with enforce_eager. Inductor would need a
+    # C++ compiler on the laptop and hold up each worker's first request for ten seconds.
+    simple_compile_backend: str = "eager"
+
     @classmethod
     def check_and_update_config(cls, vllm_config: Any) -> None:
+        """vLLM's own adjustments, less two that do not fit a rehearsal."""
         model, attention = vllm_config.model_config, vllm_config.attention_config
-        if model is not None and getattr(model, "use_mla", False) and attention.backend is None:
-            # On CPUs with AMX vLLM would take a backend that computes in bfloat16 only: a float32 model would not
-            # run, and answers would differ from one laptop to the next.
+        if model is not None and model.use_mla and attention.backend is None:
+            # Where the CPU has AMX, vLLM would take a backend that computes in bfloat16 only: a float32 checkpoint
+            # would not run, and answers would differ from one laptop to the next.
             attention.backend = AttentionBackendEnum.CPU_MLA
+
+        executor = vllm_config.parallel_config.distributed_executor_backend
         super().check_and_update_config(vllm_config)
+        if executor == "uni":
+            # vLLM moves a lone worker out of the engine's process because it binds threads through the environment of
+            # a new one. Nothing is bound here (see settings.py), and a process less is a gigabyte and five seconds.
+            vllm_config.parallel_config.distributed_executor_backend = executor

@@ -4,41 +4,37 @@ from __future__ import annotations
 
 
 def environment(*, threads: int) -> dict[str, str]:
-    """Environment of every process of a rank; must be set before the process starts, so through a runtime env.
+    """Environment of every process of a rank, to be set before the process starts: a Ray runtime env does.
 
-    ``threads`` is the OpenMP threads of one tensor-parallel worker. torch reads it once, when it is imported, and
-    Ray sets it to 1 in an actor that does not say otherwise.
+    ``threads`` is how many OpenMP threads one worker computes with; give all workers of a machine together no more
+    than it has cores. torch reads it when it is first imported, and Ray makes it 1 for an actor that does not say.
 
-    Not among them: ``VLLM_CPU_KVCACHE_SPACE``, which takes whole GiB only (see :func:`engine_arguments`).
+    ``VLLM_CPU_KVCACHE_SPACE`` is not among them: it takes whole GiB only. See :func:`engine_arguments`.
     """
     if threads < 1:
         raise ValueError(f"threads is {threads}: a worker needs at least one")
     return {
-        # vLLM would pin each worker to a NUMA node of its own and refuse to start where there are fewer nodes
-        # than workers, which is any laptop.
+        # vLLM would pin each worker to a NUMA node of its own and refuse to start where there are fewer nodes than
+        # workers, which is any laptop.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(threads),
-        # Idle OpenMP threads of one rank spin on the cores another rank needs.
-        "OMP_WAIT_POLICY": "passive",
-        # A rehearsal serves local checkpoints: no look-up may delay or fail a start.
+        # Checkpoints are local: no look-up may delay or fail a start.
         "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_DO_NOT_TRACK": "1",
     }
 
 
-def engine_arguments(*, kv_cache_gib: float) -> dict[str, object]:
+def engine_arguments(*, kv_cache_gib: float) -> dict[str, int | bool]:
     """Arguments of ``AsyncEngineArgs`` that differ on a CPU rank.
 
-    ``kv_cache_memory_bytes`` also switches two checks off that cannot hold when several ranks share a machine:
-    vLLM reads ``gpu_memory_utilization`` as a share of the *host's* memory, refuses to start when that share is not
-    free, and sizes the KV cache as the share less what the process already uses.
+    With ``kv_cache_memory_bytes`` given, vLLM ignores ``gpu_memory_utilization``. On CPU it would read that as a share
+    of the host's memory: too high and it refuses to start while other processes hold the memory, too low and nothing
+    is left for the cache after the gigabyte each process takes.
     """
     if kv_cache_gib <= 0:
         raise ValueError(f"kv_cache_gib is {kv_cache_gib}: the cache needs memory")
     return {
         "kv_cache_memory_bytes": int(kv_cache_gib * 2**30),
-        # Compiling costs minutes a rank and buys little at this size; eager also skips the warm-up.
+        # Compiling costs minutes a rank. Eager, with the cache's size given, also needs no warm-up.
         "enforce_eager": True,
     }
