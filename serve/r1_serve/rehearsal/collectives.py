@@ -99,4 +99,5 @@ def reduce_scatterv(self: Any, input_: torch.Tensor, dim: int = -1, sizes: list[
 def _as_bytes(x_R: torch.Tensor) -> torch.Tensor:
     """View ``x_R`` (R rows of any shape and type) as R rows of bytes."""
     width = math.prod(x_R.shape[1:]) * x_R.element_size()
-    return x_R.contiguous().flatten().view(torch.uint8).view(x_R.shape[0], width)
+    # contiguous() would keep a single row's stride, which a view as bytes refuses.
+    return x_R.clone(memory_format=torch.contiguous_format).flatten().view(torch.uint8).view(x_R.shape[0], width)

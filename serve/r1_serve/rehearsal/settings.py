@@ -6,8 +6,10 @@ from __future__ import annotations
 def environment(*, threads: int) -> dict[str, str]:
     """Environment of every process of a rank, to be set before the process starts: a Ray runtime env does.
 
-    ``threads`` is how many OpenMP threads one worker computes with; give all workers of a machine together no more
-    than it has cores. torch reads it when it is first imported, and Ray makes it 1 for an actor that does not say.
+    ``threads`` is how many OpenMP threads one worker computes with. Leave a core for the router: a team waits for its
+    slowest thread, and where another process has taken that one's core each wait is a time slice (17 ms steps became
+    630 ms with two threads on two busy cores; one thread alone took 22 ms). torch reads it when it is first imported,
+    and Ray makes it 1 for an actor that does not say.
 
     ``VLLM_CPU_KVCACHE_SPACE`` is not among them: it takes whole GiB only. See :func:`engine_arguments`.
     """
