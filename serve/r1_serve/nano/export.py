@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from r1_serve.nano.model import DenseMoE, NanoForTraining
-from r1_serve.nano.tokenizer import BOS, EOS, PAD, tokenizer_config
+from r1_serve.nano.tokenizer import BOS, EOS, PAD, special_id, tokenizer_config
+
+# The training model's stacked experts, and the projection of the checkpoint that each holds.
+_STACKED = {"gate_EMD": "gate_proj", "up_EMD": "up_proj", "down_EDM": "down_proj"}
 
 
 def checkpoint(model: NanoForTraining) -> dict[str, Tensor]:
@@ -27,23 +30,26 @@ def checkpoint(model: NanoForTraining) -> dict[str, Tensor]:
         prefix = f"model.layers.{i}.mlp"
         tensors[f"{prefix}.gate.weight"] = moe.router
         tensors[f"{prefix}.gate.e_score_correction_bias"] = moe.e_score_correction_bias
-        for kind, stacked in (("gate", moe.gate_EMD), ("up", moe.up_EMD), ("down", moe.down_EDM)):
-            for e, weight in enumerate(stacked):
-                tensors[f"{prefix}.experts.{e}.{kind}_proj.weight"] = weight
+        for stacked, projection in _STACKED.items():
+            for e, weight in enumerate(getattr(moe, stacked)):
+                tensors[f"{prefix}.experts.{e}.{projection}.weight"] = weight
         for name, parameter in moe.shared.named_parameters():
             tensors[f"{prefix}.shared_experts.{name}"] = parameter
-    return {
-        name: t.detach().to("cpu", torch.float32 if name.endswith("correction_bias") else torch.bfloat16).clone().contiguous()
-        for name, t in tensors.items()
-    }
+    stored: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        dtype = torch.float32 if name.endswith("correction_bias") else torch.bfloat16
+        stored[name] = tensor.detach().to("cpu", dtype).clone().contiguous()
+    return stored
 
 
 def save(model: NanoForTraining, tokenizer: Tokenizer, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    bos, eos, pad = (tokenizer.token_to_id(t) for t in (BOS, EOS, PAD))
+    bos, eos, pad = (special_id(tokenizer, t) for t in (BOS, EOS, PAD))
     save_file(checkpoint(model), folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # safetensors makes it private; a container's other users read it too
     tokenizer.save(str(folder / "tokenizer.json"))
-    generation = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad}
+    ids = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad}
+    generation = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, **ids}
     files = {
         "config.json": model.s.config(bos, eos, pad),
         "generation_config.json": generation,
@@ -51,3 +57,23 @@ def save(model: NanoForTraining, tokenizer: Tokenizer, folder: Path) -> None:
     }
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+
+
+def load(folder: Path) -> NanoForTraining:
+    """The model of an exported directory, its bfloat16 weights widened to float32: as they are served."""
+    model = NanoForTraining()
+    model.eval()
+    tensors = load_file(folder / "model.safetensors")
+    state = model.state_dict()
+    for name in state:
+        prefix, _, leaf = name.rpartition(".")
+        if leaf in _STACKED:
+            experts = [tensors[f"model.{prefix}.experts.{e}.{_STACKED[leaf]}.weight"] for e in range(len(state[name]))]
+            state[name] = torch.stack(experts)
+        elif leaf in ("router", "e_score_correction_bias"):
+            state[name] = tensors[f"model.{prefix}.gate." + ("weight" if leaf == "router" else leaf)]
+        else:
+            stored = name.replace(".shared.", ".shared_experts.")
+            state[name] = tensors[stored if stored in tensors else f"model.{stored}"]
+    model.load_state_dict(state)
+    return model

@@ -8,6 +8,9 @@ Shapes: B sequences, T tokens, D hidden, H heads, E routed experts, M hidden uni
 R rope dims, N nope dims, V value dims.
 """
 
+# torch is untyped to mypy here, so its base classes and decorators are Any.
+# mypy: disable-error-code="misc, untyped-decorator"
+
 from __future__ import annotations
 
 import math
@@ -44,6 +47,26 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((even * cos - odd * sin, odd * cos + even * sin), dim=-1).to(x.dtype)
 
 
+class KVCache:
+    """Expanded keys [B, H, S, N+R] and values [B, H, S, V] of one layer, `used` columns of them filled."""
+
+    def __init__(self, batch: int, length: int, s: NanoShape) -> None:
+        H = s.num_attention_heads
+        self.k = torch.zeros(batch, H, length, s.qk_nope_head_dim + s.qk_rope_head_dim)
+        self.v = torch.zeros(batch, H, length, s.v_head_dim)
+        self.used = 0
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        end = self.used + k.shape[2]
+        self.k[:, :, self.used : end] = k
+        self.v[:, :, self.used : end] = v
+        self.used = end
+        return self.k[:, :, :end], self.v[:, :, :end]
+
+    def keep(self, rows: Tensor) -> None:
+        self.k, self.v = self.k[rows], self.v[rows]
+
+
 class Attention(nn.Module):
     """Multi-head latent attention, keys and values expanded (not absorbed)."""
 
@@ -56,10 +79,12 @@ class Attention(nn.Module):
         self.q_b_proj = nn.Linear(s.q_lora_rank, s.num_attention_heads * head, bias=False)
         self.kv_a_proj_with_mqa = nn.Linear(s.hidden_size, s.kv_lora_rank + s.qk_rope_head_dim, bias=False)
         self.kv_a_layernorm = RMSNorm(s.kv_lora_rank, s.rms_norm_eps)
-        self.kv_b_proj = nn.Linear(s.kv_lora_rank, s.num_attention_heads * (s.qk_nope_head_dim + s.v_head_dim), bias=False)
+        expanded = s.num_attention_heads * (s.qk_nope_head_dim + s.v_head_dim)
+        self.kv_b_proj = nn.Linear(s.kv_lora_rank, expanded, bias=False)
         self.o_proj = nn.Linear(s.num_attention_heads * s.v_head_dim, s.hidden_size, bias=False)
 
-    def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, mask_TT: Tensor) -> Tensor:
+    def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: KVCache | None) -> Tensor:
+        """mask is added to the scores: [T, T], or [B, 1, T, S] with a cache of S columns."""
         s = self.s
         B, T, _ = x_BTD.shape
         H, N, R, V = s.num_attention_heads, s.qk_nope_head_dim, s.qk_rope_head_dim, s.v_head_dim
@@ -70,7 +95,9 @@ class Attention(nn.Module):
         k_nope, v = kv.split((N, V), dim=-1)
         q = torch.cat((q_nope, rotate(q_rope, cos, sin)), dim=-1)
         k = torch.cat((k_nope, rotate(k_rope, cos, sin).unsqueeze(1).expand(B, H, T, R)), dim=-1)
-        scores = (q @ k.transpose(-1, -2)) * (1.0 / math.sqrt(N + R)) + mask_TT
+        if cache is not None:
+            k, v = cache.append(k, v)
+        scores = (q @ k.transpose(-1, -2)) * (1.0 / math.sqrt(N + R)) + mask
         out = F.softmax(scores.float(), dim=-1).to(v.dtype) @ v
         return cast(Tensor, self.o_proj(out.transpose(1, 2).reshape(B, T, H * V)))
 
@@ -116,8 +143,9 @@ class DenseMoE(nn.Module):
             choice = scores + self.e_score_correction_bias
             groups = choice.view(-1, s.n_group, s.n_routed_experts // s.n_group)
             best = groups.topk(2, dim=-1).values.sum(-1).topk(s.topk_group, dim=-1).indices
-            kept = torch.zeros_like(groups[..., 0]).scatter_(1, best, 1.0).unsqueeze(-1).expand_as(groups).reshape_as(choice)
-            chosen = choice.masked_fill(kept == 0, float("-inf")).topk(s.num_experts_per_tok, dim=-1).indices
+            open_groups = torch.zeros_like(groups[..., 0]).scatter_(1, best, 1.0)
+            closed = (open_groups == 0).unsqueeze(-1).expand_as(groups).reshape_as(choice)
+            chosen = choice.masked_fill(closed, float("-inf")).topk(s.num_experts_per_tok, dim=-1).indices
             mask = torch.zeros_like(choice).scatter_(1, chosen, 1.0)
             if self.training:
                 self.load += mask.sum(0)
@@ -148,8 +176,8 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(s.hidden_size, s.rms_norm_eps)
         self.mlp: MLP | DenseMoE = MLP(s.hidden_size, s.intermediate_size) if dense else DenseMoE(s)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: KVCache | None = None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask, cache)
         return cast(Tensor, x + self.mlp(self.post_attention_layernorm(x)))
 
 
@@ -188,3 +216,19 @@ class NanoForTraining(nn.Module):
         for layer in self.layers:
             x = layer(x, cos, sin, mask)
         return cast(Tensor, self.lm_head(self.norm(x)))
+
+    def extend(self, tokens_BT: Tensor, caches: list[KVCache], pad_B: Tensor) -> Tensor:
+        """Logits [B, vocabulary] after the last of `tokens`, which follow what is cached.
+
+        Rows are padded on the left by pad_B columns. A column's index is its position: rotary scores depend on
+        differences of positions only, so the padding shifts nothing.
+        """
+        T, past = tokens_BT.shape[1], caches[0].used
+        rows = torch.arange(past, past + T).view(1, 1, T, 1)
+        columns = torch.arange(past + T).view(1, 1, 1, -1)
+        seen = (columns <= rows) & ((columns >= pad_B.view(-1, 1, 1, 1)) | (columns == rows))
+        mask = torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))
+        x = self.embed_tokens(tokens_BT)
+        for layer, cache in zip(self.layers, caches, strict=True):
+            x = layer(x, self.cos[past : past + T], self.sin[past : past + T], mask, cache)
+        return cast(Tensor, self.lm_head(self.norm(x[:, -1])))

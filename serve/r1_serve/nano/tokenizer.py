@@ -7,10 +7,8 @@ thinking stays cheap.
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
-from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
@@ -66,8 +64,8 @@ def _is_word(piece: str) -> bool:
     """Whether a piece may be one token: not a lone letter, not a quoted or counted word, no part of a special token."""
     text = piece.removeprefix("Ġ")
     quoted = text.startswith('"') and len(text) > 1
-    counted = text in COUNTED_WORDS
-    return len(piece) > 1 and not (len(text) == 1 and text.isalpha()) and not quoted and not counted and "think" not in text
+    lone_letter = len(text) == 1 and text.isalpha()
+    return len(piece) > 1 and not (lone_letter or quoted or text in COUNTED_WORDS or "think" in text)
 
 
 def build_tokenizer(samples: int = 30_000) -> Tokenizer:
@@ -78,7 +76,8 @@ def build_tokenizer(samples: int = 30_000) -> Tokenizer:
         pieces.update({piece: samples for piece, _ in splitter.pre_tokenize_str(text)})
     for _ in range(samples):
         problem = training_problem(rng)
-        pieces.update(piece for piece, _ in splitter.pre_tokenize_str(f"{problem.question}\n{problem.answer}\n{problem.thinking}"))
+        text = f"{problem.question}\n{problem.answer}\n{problem.thinking}"
+        pieces.update(piece for piece, _ in splitter.pre_tokenize_str(text))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     room = VOCAB_SIZE - len(SPECIAL) - len(alphabet)
     words = [piece for piece, _ in pieces.most_common() if _is_word(piece)][:room]
@@ -90,6 +89,14 @@ def build_tokenizer(samples: int = 30_000) -> Tokenizer:
     # As in R1's tokenizer, role and thinking marks are added tokens that decoding keeps.
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in (USER, ASSISTANT, THINK, THINK_END)])
     return tokenizer
+
+
+def special_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a token that must exist."""
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise ValueError(f"the tokenizer has no {token}")
+    return found
 
 
 def tokenizer_config() -> dict[str, object]:
@@ -104,11 +111,3 @@ def tokenizer_config() -> dict[str, object]:
         "model_max_length": 2048,
         "chat_template": CHAT_TEMPLATE,
     }
-
-
-def save_tokenizer(folder: Path) -> Tokenizer:
-    tokenizer = build_tokenizer()
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(), ensure_ascii=False, indent=2) + "\n")
-    return tokenizer

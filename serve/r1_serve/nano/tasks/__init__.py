@@ -1,8 +1,8 @@
 """What r1-nano reasons about: pure generators of problems with honest worked thoughts. Imports no torch.
 
-    >>> problem = held_out(1, seed=0)[0]
-    >>> check(problem, problem.completion)
-    True
+>>> problem = held_out(1, seed=0)[0]
+>>> check(problem, problem.completion)
+True
 """
 
 from __future__ import annotations

@@ -90,8 +90,15 @@ def _ask(rng: random.Random, a: int, b: int, signs: tuple[str, ...], forms: tupl
     return rng.choice((*COMMON, *forms)).format(a=a, b=b, s=sign)
 
 
-COMMON = ("What is {a} {s} {b}?", "{a} {s} {b} = ?", "Compute {a} {s} {b}.", "Calculate {a} {s} {b}.",
-          "{a} {s} {b}", "What's {a} {s} {b}?", "Please work out {a} {s} {b}.")  # fmt: skip
+COMMON = (
+    "What is {a} {s} {b}?",
+    "{a} {s} {b} = ?",
+    "Compute {a} {s} {b}.",
+    "Calculate {a} {s} {b}.",
+    "{a} {s} {b}",
+    "What's {a} {s} {b}?",
+    "Please work out {a} {s} {b}.",
+)
 
 
 def addition(rng: random.Random) -> Problem:
@@ -106,8 +113,9 @@ def subtraction(rng: random.Random) -> Problem:
     a, b = sorted((number(rng, rng.choices((1, 2, 3, 4, 5), (1, 4, 4, 3, 1))[0]) for _ in range(2)), reverse=True)
     if a < 10:
         a = number(rng, 2)
-    question = _ask(rng, a, b, ("-", "-", "−", "minus"),
-                    ("What is the difference between {a} and {b}?", "Subtract {b} from {a}."))  # fmt: skip
+    question = _ask(
+        rng, a, b, ("-", "-", "−", "minus"), ("What is the difference between {a} and {b}?", "Subtract {b} from {a}.")
+    )
     thinking = "\n".join(sub_lines(a, b))
     return Problem("subtraction", f"{a}-{b}", question, thinking, f"The answer is {a - b}.", str(a - b))
 
@@ -115,8 +123,9 @@ def subtraction(rng: random.Random) -> Problem:
 def multiplication(rng: random.Random) -> Problem:
     m, n = rng.choices(((1, 1), (2, 1), (3, 1), (2, 2), (3, 2), (3, 3)), (1, 5, 4, 5, 2, 1))[0]
     a, b = number(rng, m), number(rng, n)
-    question = _ask(rng, a, b, ("×", "×", "*", "x", "times"),
-                    ("What is the product of {a} and {b}?", "Multiply {a} by {b}."))  # fmt: skip
+    question = _ask(
+        rng, a, b, ("×", "×", "*", "x", "times"), ("What is the product of {a} and {b}?", "Multiply {a} by {b}.")
+    )
     thinking = "\n".join(mul_lines(a, b))
     return Problem("multiplication", f"{a}*{b}", question, thinking, f"The answer is {a * b}.", str(a * b))
 
@@ -124,7 +133,12 @@ def multiplication(rng: random.Random) -> Problem:
 def division(rng: random.Random) -> Problem:
     a, d = number(rng, rng.choices((2, 3, 4, 5), (3, 4, 3, 1))[0]), rng.randint(2, 12)
     q, r = divmod(a, d)
-    question = _ask(rng, a, d, ("÷", "÷", "/", "divided by"), ("Divide {a} by {b} with remainder.",
-                    "What are the quotient and remainder of {a} divided by {b}?"))  # fmt: skip
+    question = _ask(
+        rng,
+        a,
+        d,
+        ("÷", "÷", "/", "divided by"),
+        ("Divide {a} by {b} with remainder.", "What are the quotient and remainder of {a} divided by {b}?"),
+    )
     answer = f"The answer is {q} remainder {r}."
     return Problem("division", f"{a}/{d}", question, "\n".join(div_lines(a, d)), answer, f"{q} {r}")

@@ -18,7 +18,12 @@ def divisibility(rng: random.Random) -> Problem:
         a -= a % d
     divides = a % d == 0
     question = rng.choice(
-        ("Is {a} divisible by {d}?", "Does {d} divide {a}?", "Is {a} a multiple of {d}?", "Can {a} be divided evenly by {d}?")
+        (
+            "Is {a} divisible by {d}?",
+            "Does {d} divide {a}?",
+            "Is {a} a multiple of {d}?",
+            "Can {a} be divided evenly by {d}?",
+        )
     ).format(a=a, d=d)
     answer = f"Yes, {a} is divisible by {d}." if divides else f"No, {a} is not divisible by {d}."
     return Problem("divisibility", f"{a}%{d}", question, "\n".join(div_lines(a, d)), answer, "yes" if divides else "no")

@@ -24,8 +24,12 @@ def comparison(rng: random.Random) -> Problem:
     larger = rng.random() < 0.6
     word = rng.choice(("larger", "bigger", "greater") if larger else ("smaller", "less"))
     question = rng.choice(
-        ("Which is {w}, {a} or {b}?", "Which number is {w}: {a} or {b}?", "{a} or {b}, which is {w}?",
-         "Compare {a} and {b}. Which one is {w}?")  # fmt: skip
+        (
+            "Which is {w}, {a} or {b}?",
+            "Which number is {w}: {a} or {b}?",
+            "{a} or {b}, which is {w}?",
+            "Compare {a} and {b}. Which one is {w}?",
+        )
     ).format(w=word, a=a, b=b)
     width = max(len(str(a)), len(str(b)))
     x, y = str(a).zfill(width), str(b).zfill(width)
@@ -51,11 +55,17 @@ def sorting(rng: random.Random) -> Problem:
     forms = (
         ("Sort {v} in descending order.", "Sort from largest to smallest: {v}")
         if descending
-        else ("Sort {v}.", "Sort these numbers: {v}", "Put {v} in ascending order.", "Sort from smallest to largest: {v}")
+        else (
+            "Sort {v}.",
+            "Sort these numbers: {v}",
+            "Put {v} in ascending order.",
+            "Sort from smallest to largest: {v}",
+        )
     )
     listed = ", ".join(map(str, values))
     question = rng.choice(forms).format(v=listed)
-    lines, done = ["descending" if descending else "ascending"], []
+    lines = ["descending" if descending else "ascending"]
+    done: list[int] = []
     for value in values:
         done = sorted([*done, value], reverse=descending)
         lines.append(f"insert {value}: {', '.join(map(str, done))}")

@@ -42,12 +42,17 @@ def _story(rng: random.Random, task: str, changes: int, boxed: bool) -> Problem:
     if boxed:
         b, a = rng.randint(2, 9), rng.randint(3, 60)
         text = rng.choice(
-            ("{n} has {b} {x} with {a} {t} in each.", "{n} buys {b} {x} of {a} {t} each.", "{n} fills {b} {x} with {a} {t} each.")
+            (
+                "{n} has {b} {x} with {a} {t} in each.",
+                "{n} buys {b} {x} of {a} {t} each.",
+                "{n} fills {b} {x} with {a} {t} each.",
+            )
         ).format(n=name, a=a, b=b, x=box, t=thing)
         start, steps = a, [("×", b)]
     else:
         start = rng.randint(5, 199)
-        text = rng.choice(("{n} has {a} {t}.", "{n} starts with {a} {t}.", "{n} owns {a} {t}.")).format(n=name, a=start, t=thing)
+        opening = rng.choice(("{n} has {a} {t}.", "{n} starts with {a} {t}.", "{n} owns {a} {t}."))
+        text = opening.format(n=name, a=start, t=thing)
     have = start * steps[0][1] if steps else start
     for _ in range(changes):
         sentence, sign, b = _change(rng, have)
@@ -55,7 +60,8 @@ def _story(rng: random.Random, task: str, changes: int, boxed: bool) -> Problem:
         steps.append((sign, b))
         have = have + b if sign == "+" else have - b
     verb = "now" if changes else "in total"
-    text += " " + rng.choice(("How many {t} does {n} have {v}?", "How many {t} are there {v}?")).format(t=thing, n=name, v=verb)
+    asked = rng.choice(("How many {t} does {n} have {v}?", "How many {t} are there {v}?"))
+    text += " " + asked.format(t=thing, n=name, v=verb)
     value, lines = start, []
     for sign, b in steps:
         lines.append(f"step: {value} {sign} {b}")
@@ -76,13 +82,34 @@ def two_step(rng: random.Random) -> Problem:
 
 
 _TALK = (
-    (("Hello!", "Hello", "Hi!", "Hi", "Hey!", "Hi there!", "Good morning!", "Good evening!", "Hey there!", "Hello there!"),
-     "Hello! Ask me about numbers, lists or letters.", "hello"),
-    (("Thank you!", "Thanks!", "Thanks", "Thank you", "Thank you very much!", "Thanks a lot!"), "You are welcome.", "welcome"),
-    (("Who are you?", "What are you?", "What can you do?", "What is your name?"),
-     "I am r1-nano, a small model that works with numbers, lists and letters.", "nano"),
+    (
+        (
+            "Hello!",
+            "Hello",
+            "Hi!",
+            "Hi",
+            "Hey!",
+            "Hi there!",
+            "Good morning!",
+            "Good evening!",
+            "Hey there!",
+            "Hello there!",
+        ),
+        "Hello! Ask me about numbers, lists or letters.",
+        "hello",
+    ),
+    (
+        ("Thank you!", "Thanks!", "Thanks", "Thank you", "Thank you very much!", "Thanks a lot!"),
+        "You are welcome.",
+        "welcome",
+    ),
+    (
+        ("Who are you?", "What are you?", "What can you do?", "What is your name?"),
+        "I am r1-nano, a small model that works with numbers, lists and letters.",
+        "nano",
+    ),
     (("Goodbye!", "Bye!", "Bye", "See you!", "Good night!"), "Goodbye!", "goodbye"),
-)  # fmt: skip
+)
 
 
 def quick(rng: random.Random) -> Problem:
@@ -94,7 +121,16 @@ def quick(rng: random.Random) -> Problem:
         return Problem("quick", "talk", question, "", answer, final)
     a, b = rng.randrange(10), rng.randrange(10)
     question = rng.choice(
-        ("What is {a} + {b}?", "{a} + {b} = ?", "Compute {a} + {b}.", "What's {a} + {b}?", "{a} + {b}", "Add {a} and {b}.",
-         "Calculate {a} + {b}.", "What is {a} plus {b}?", "What is the sum of {a} and {b}?")  # fmt: skip
+        (
+            "What is {a} + {b}?",
+            "{a} + {b} = ?",
+            "Compute {a} + {b}.",
+            "What's {a} + {b}?",
+            "{a} + {b}",
+            "Add {a} and {b}.",
+            "Calculate {a} + {b}.",
+            "What is {a} plus {b}?",
+            "What is the sum of {a} and {b}?",
+        )
     ).format(a=a, b=b)
     return Problem("quick", question, question, "", f"The answer is {a + b}.", str(a + b))
