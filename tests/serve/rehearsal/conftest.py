@@ -17,7 +17,7 @@ Probe = Callable[..., Any]
 
 @pytest.fixture(scope="package")
 def probe() -> Probe:
-    """Run ``probes/<name>.py`` and return the JSON it prints last. ``plugins=False`` hides every vLLM plug-in."""
+    """Run ``probes/<name>.py``; return the last JSON object it prints. ``plugins=False`` hides every vLLM plug-in."""
 
     def run(name: str, *arguments: str, plugins: bool = True) -> Any:
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("VLLM_", "RAY_"))}
@@ -25,10 +25,10 @@ def probe() -> Probe:
         if not plugins:
             environment["VLLM_PLUGINS"] = ""
         script = Path(__file__).parent / "probes" / f"{name}.py"
-        child = subprocess.run(
-            [sys.executable, str(script), *arguments], env=environment, capture_output=True, text=True, timeout=240
-        )
+        # -P: a probe called platform.py must not stand in for the standard library's.
+        command = [sys.executable, "-P", str(script), *arguments]
+        child = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
         assert child.returncode == 0, f"{name} exited with {child.returncode}:\n{child.stderr[-4000:]}"
-        return json.loads(child.stdout.splitlines()[-1])
+        return json.loads(next(line for line in reversed(child.stdout.splitlines()) if line.startswith("{")))
 
     return run

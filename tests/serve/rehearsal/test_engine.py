@@ -1,0 +1,42 @@
+"""r1-nano answers on CPU ranks as it does in transformers, in every layout two ranks allow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.timeout(300)
+
+# Log-probabilities in float32, summed in another order by other kernels. Wrong rotary embedding is off by whole units.
+SAME = 1e-4
+
+
+@pytest.fixture(scope="module")
+def alone(probe: Any) -> Any:
+    return probe("engine", "1", "1")
+
+
+def test_transformers_and_vllm_give_the_same_logits(alone: Any) -> None:
+    assert alone["difference"]["logprob"] < SAME
+
+
+def test_greedy_tokens_are_transformers_first_choice(alone: Any) -> None:
+    assert alone["difference"]["regret"] < SAME
+
+
+def test_an_answer_does_not_depend_on_who_else_is_served(alone: Any) -> None:
+    assert alone["alone"] == alone["tokens"]
+
+
+def test_resubmitting_the_tokens_so_far_continues_the_answer(alone: Any) -> None:
+    assert alone["resumed"] == [tokens[20:] for tokens in alone["tokens"]]
+
+
+def test_tensor_and_expert_parallel_ranks_give_the_same_answers(alone: Any, probe: Any) -> None:
+    assert probe("engine", "2", "1")["tokens"] == alone["tokens"]
+
+
+def test_data_and_expert_parallel_ranks_give_the_same_answers(alone: Any, probe: Any) -> None:
+    tokens = probe("engine", "1", "2")["tokens"]
+    assert tokens == alone["tokens"][: len(tokens)]
