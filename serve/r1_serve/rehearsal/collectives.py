@@ -48,7 +48,7 @@ def all_gatherv(
     parts = [_as_bytes(tensor) for tensor in tensors]
     widths = [part.shape[1] for part in parts]
 
-    # Rows that differ in number go through all-to-all: gloo's all-gather wants equal shares, and is slower here.
+    # Rows that differ in number go through all-to-all: gloo's all-gather wants equal shares, and is no faster here.
     share = torch.cat(parts, dim=1)
     gathered = share.new_empty(sum(sizes), share.shape[1])
     dist.all_to_all_single(
