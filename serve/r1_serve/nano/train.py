@@ -32,10 +32,13 @@ BIAS_RATE = 1e-3  # gamma of the correction-bias update
 def optimizers(model: NanoForTraining, muon_lr: float, adam_lr: float) -> list[torch.optim.Optimizer]:
     named = list(model.named_parameters())
     plain = ("embed_tokens", "lm_head", "router")
-    matrices = [p for n, p in named if p.dim() >= 2 and not any(k in n for k in plain)]
+    matrices = [(n, p) for n, p in named if p.dim() >= 2 and not any(k in n for k in plain)]
+    by_head = [p for n, p in matrices if "_b_proj" in n]
+    whole = [p for n, p in matrices if "_b_proj" not in n]
     rest = [p for n, p in named if p.dim() < 2 or any(k in n for k in plain)]
     adam = torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-    opts: list[torch.optim.Optimizer] = [Muon(matrices, lr=muon_lr, weight_decay=0.02), adam]
+    groups = [{"params": whole}, {"params": by_head, "blocks": model.s.num_attention_heads}]
+    opts: list[torch.optim.Optimizer] = [Muon(groups, lr=muon_lr, weight_decay=0.02), adam]
     for opt in opts:
         for group in opt.param_groups:
             group["peak"] = group["lr"]
