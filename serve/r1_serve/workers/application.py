@@ -1,0 +1,85 @@
+"""A Plan becomes a Ray Serve application: one deployment a pool, one replica a data-parallel rank, gangs whole.
+
+The token path does not pass through Serve: its proxies are off, and it places, watches and restarts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from r1_cluster.plan import Plan, Pool
+
+from r1_serve.errors import StartupError
+from r1_serve.rehearsal.settings import environment
+from r1_serve.settings import WorkerSettings, load
+from r1_serve.workers.rank import Rank
+
+HEALTH_CHECK_PERIOD_S = 2.0
+HEALTH_CHECK_TIMEOUT_S = 30.0
+SHUTDOWN_GRACE_S = 5.0
+
+
+def deployment_options(plan: Plan, pool: Pool, *, threads: int) -> dict[str, Any]:
+    """Keyword arguments of ``serve.deployment``: one replica a rank, holding one bundle an accelerator.
+
+    A rank of one accelerator computes in the replica, which therefore holds it; with more, vLLM's Ray workers hold
+    them and the replica only drives.
+    """
+    from ray.serve.config import GangSchedulingConfig
+
+    layout = pool.layout
+    alone = layout.accelerators_per_rank == 1
+    driver: dict[str, float] = {"CPU": 0.1, "GPU": 1}
+    environment_variables = environment(threads=threads) if plan.fleet.accelerator == "cpu" else {}
+    return {
+        "name": f"rank-{pool.name}",
+        "num_replicas": pool.gangs * layout.data_parallel_size,
+        "gang_scheduling_config": GangSchedulingConfig(gang_size=layout.data_parallel_size),
+        "placement_group_bundles": [driver] + [{"GPU": 1.0}] * (layout.accelerators_per_rank - 1),
+        "ray_actor_options": {
+            "num_cpus": 0.1,
+            "num_gpus": 1 if alone else 0,
+            "runtime_env": {"env_vars": environment_variables},
+        },
+        "health_check_period_s": HEALTH_CHECK_PERIOD_S,
+        "health_check_timeout_s": HEALTH_CHECK_TIMEOUT_S,
+        "graceful_shutdown_timeout_s": SHUTDOWN_GRACE_S,
+    }
+
+
+def build(plan: Plan, pool: Pool, settings: WorkerSettings, *, threads: int = 1) -> Any:
+    """The Serve application of one pool."""
+    from ray import serve
+
+    deployment = serve.deployment(**deployment_options(plan, pool, threads=threads))(Rank)
+    return deployment.bind(plan.model_dump_json(), pool.name, settings.model_dump_json())
+
+
+def app_name(plan: Plan, pool: Pool) -> str:
+    return f"{plan.name}-{pool.name}"
+
+
+def deploy(plan: Plan, *, routers: str | None = None, threads: int = 1) -> None:
+    """Start every rank of ``plan`` on the Ray cluster this process is connected to; return once all are healthy.
+
+    ``routers`` is ``host:port,…``, by default the environment's; ``threads`` is each CPU worker's, GPUs ignore it.
+    Raises StartupError where an address is malformed or Serve gives up on the replicas.
+    """
+    from ray import serve
+    from ray.serve.config import ProxyLocation
+
+    settings = load(WorkerSettings, routers=routers)
+    serve.start(proxy_location=ProxyLocation.Disabled)
+    for pool in plan.pools:
+        try:
+            serve.run(build(plan, pool, settings, threads=threads), name=app_name(plan, pool), route_prefix=None)
+        except RuntimeError as e:
+            last = str(e).strip().splitlines()[-1:] or ["no reason given"]
+            raise StartupError(f"the ranks of pool {pool.name} did not start: {last[0]}") from e
+
+
+def undeploy() -> None:
+    """End every rank and Serve itself."""
+    from ray import serve
+
+    serve.shutdown()

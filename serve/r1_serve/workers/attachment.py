@@ -1,0 +1,148 @@
+"""The streams to the routers: a rank calls each router address, says who it is and takes work until one side leaves.
+
+Names are resolved again and again: a headless Service gains and loses addresses as routers scale.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+
+import grpc
+
+from r1_serve.protos import fleet_pb2 as pb
+from r1_serve.protos import fleet_pb2_grpc as rpc
+from r1_serve.workers.generations import Generations
+
+logger = logging.getLogger(__name__)
+
+PROTOCOL_VERSION = 1
+RETRY_S = 1.0
+
+# A dead router or a cut cable is noticed within seconds. The router permits pings this often.
+CHANNEL_OPTIONS = (
+    ("grpc.keepalive_time_ms", 5000),
+    ("grpc.keepalive_timeout_ms", 5000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.max_send_message_length", 64 << 20),
+    ("grpc.enable_retries", 0),
+)
+
+Resolver = Callable[[str], Awaitable[set[str]]]
+
+
+async def resolve(target: str) -> set[str]:
+    """``host:port`` as the set of ``address:port`` behind it; empty where the name is unknown now."""
+    host, _, port = target.rpartition(":")
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except OSError:
+        return set()
+    return {f"[{a[0]}]:{a[1]}" if family == socket.AF_INET6 else f"{a[0]}:{a[1]}" for family, *_, a in found}
+
+
+def targets(routers: str) -> tuple[str, ...]:
+    """Split ``host:port,host:port``. Raises ValueError naming the part that is neither."""
+    parts = tuple(part.strip() for part in routers.split(",") if part.strip())
+    for part in parts:
+        host, _, port = part.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError(f"router {part!r} is not host:port")
+    if not parts:
+        raise ValueError("no router given: host:port, comma separated")
+    return parts
+
+
+class _Stream:
+    """One attached stream's outgoing frames: the step hook puts them in, gRPC takes them out."""
+
+    def __init__(self) -> None:
+        self._frames: asyncio.Queue[pb.Frame | None] = asyncio.Queue()
+
+    def send(self, frame: pb.Frame) -> None:
+        self._frames.put_nowait(frame)
+
+    def finish(self) -> None:
+        self._frames.put_nowait(None)
+
+    async def messages(self, hello: pb.Hello) -> AsyncIterator[pb.WorkerMessage]:
+        yield pb.WorkerMessage(hello=hello)
+        while (frame := await self._frames.get()) is not None:
+            yield pb.WorkerMessage(frame=frame)
+
+
+class Attachments:
+    """Keeps one stream to every router address until :meth:`leave`."""
+
+    def __init__(
+        self,
+        hello: pb.Hello,
+        generations: Generations,
+        routers: Iterable[str],
+        *,
+        resolve_interval_s: float,
+        resolver: Resolver = resolve,
+    ) -> None:
+        self._hello = hello
+        self._generations = generations
+        self._routers = tuple(routers)
+        self._interval = resolve_interval_s
+        self._resolver = resolver
+        self._streams: dict[str, asyncio.Task[None]] = {}
+        self._open: set[_Stream] = set()
+
+    async def run(self) -> None:
+        """Attach to what the names resolve to, for ever. A router gone from the names keeps its stream until it ends."""
+        while True:
+            found: set[str] = set()
+            for router in self._routers:
+                found |= await self._resolver(router)
+            for address in found:
+                task = self._streams.get(address)
+                if task is None or task.done():
+                    self._streams[address] = asyncio.create_task(self._attach(address))
+            await asyncio.sleep(self._interval if found else min(self._interval, RETRY_S))
+
+    async def leave(self) -> None:
+        """Close every stream after its last frame."""
+        for stream in self._open:
+            stream.finish()
+        tasks = list(self._streams.values())
+        if tasks:
+            _, slow = await asyncio.wait(tasks, timeout=2.0)
+            for task in slow:
+                task.cancel()
+
+    async def _attach(self, address: str) -> None:
+        """One stream's life, then again after a pause while the router answers at all."""
+        while True:
+            stream = _Stream()
+            try:
+                async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+                    await self._converse(rpc.FleetStub(channel).Attach(stream.messages(self._hello)), stream, address)
+                return
+            except grpc.aio.AioRpcError as e:
+                logger.warning("router %s: %s %s", address, e.code().name, e.details())
+                if e.code() is grpc.StatusCode.UNAVAILABLE:
+                    return  # the resolver loop calls again while the name still leads here
+            await asyncio.sleep(RETRY_S)
+
+    async def _converse(self, call: grpc.aio.StreamStreamCall, stream: _Stream, address: str) -> None:
+        self._open.add(stream)
+        self._generations.open(stream)
+        try:
+            async for message in call:
+                match message.WhichOneof("message"):
+                    case "submit":
+                        await self._generations.submit(stream, message.submit)
+                    case "abort":
+                        await self._generations.abort(stream, message.abort.request_id)
+                    case "welcome":
+                        logger.info("attached to router %s at %s", message.welcome.router_id, address)
+        finally:
+            self._open.discard(stream)
+            await self._generations.close(stream)

@@ -1,0 +1,96 @@
+"""A rank's vLLM engine: the Plan's numbers as engine arguments, and AsyncLLM with token ids in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from r1_cluster.plan import Plan, Pool
+
+from r1_serve.checkpoint import checkpoint_path
+from r1_serve.rehearsal.settings import engine_arguments as rehearsal_arguments
+from r1_serve.workers.gang import Gang
+
+StepHook = Callable[[Any, Any], None]
+
+
+def engine_arguments(plan: Plan, pool: Pool, gang: Gang) -> dict[str, Any]:
+    """Keyword arguments of ``AsyncEngineArgs`` for one rank.
+
+    A rank of one accelerator computes in its engine's own process; more go through vLLM's Ray executor, on CPU exactly
+    as on GPUs.
+    """
+    layout, engine = pool.layout, plan.engine
+    arguments: dict[str, Any] = {
+        "model": str(checkpoint_path(plan.model.checkpoint)),
+        "served_model_name": plan.model.name,
+        "skip_tokenizer_init": True,
+        "dtype": plan.model.dtype,
+        "max_model_len": engine.max_model_len,
+        "max_num_seqs": engine.max_num_seqs,
+        "max_num_batched_tokens": engine.max_num_batched_tokens,
+        "enforce_eager": engine.enforce_eager,
+        "gpu_memory_utilization": engine.gpu_memory_utilization,
+        "enable_prefix_caching": engine.enable_prefix_caching,
+        "tensor_parallel_size": layout.tensor_parallel_size,
+        "pipeline_parallel_size": layout.pipeline_parallel_size,
+        "enable_expert_parallel": layout.expert_parallel_size > 1,
+        "distributed_executor_backend": "ray" if layout.accelerators_per_rank > 1 else "uni",
+        # Lower is sooner, as in Submit.priority; equal priorities stay first come, first served.
+        "scheduling_policy": "priority",
+        "enable_log_requests": False,
+        "disable_log_stats": True,
+    }
+    if plan.fleet.kv_cache_gib_per_rank is not None:
+        arguments |= rehearsal_arguments(kv_cache_gib=plan.fleet.kv_cache_gib_per_rank)
+    if gang.size > 1:
+        arguments |= {
+            "data_parallel_size": gang.size,
+            "data_parallel_rank": gang.rank,
+            "data_parallel_address": gang.address,
+            "data_parallel_rpc_port": gang.port,
+        }
+    return arguments
+
+
+def start(arguments: dict[str, Any], placement_group: Any, on_step: StepHook) -> Any:
+    """Start vLLM in this process and its children; blocks until the weights are loaded. Needs a running event loop.
+
+    ``on_step(scheduler_stats, iteration_stats)`` is called after each engine step, once every request's new tokens are
+    in its collector.
+    """
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.metrics.loggers import StatLoggerBase
+
+    class StepLogger(StatLoggerBase):  # type: ignore[misc]
+        """vLLM's plug-in point for statistics is also the one place that sees the end of every step."""
+
+        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
+            pass
+
+        def record(
+            self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
+        ) -> None:
+            on_step(scheduler_stats, iteration_stats)
+
+        def log_engine_initialized(self) -> None:
+            pass
+
+    args = AsyncEngineArgs(**arguments)
+    config = args.create_engine_config(UsageContext.ENGINE_CONTEXT)
+    config.parallel_config.placement_group = placement_group
+    return AsyncLLM.from_vllm_config(
+        config,
+        usage_context=UsageContext.ENGINE_CONTEXT,
+        stat_loggers=[StepLogger],
+        enable_log_requests=False,
+        disable_log_stats=True,
+    )
+
+
+def kv_tokens(engine: Any) -> int:
+    """Tokens the rank's KV cache holds."""
+    cache = engine.vllm_config.cache_config
+    return int(cache.num_gpu_blocks or 0) * int(cache.block_size)

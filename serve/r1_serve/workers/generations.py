@@ -1,0 +1,207 @@
+"""The requests of one rank: submitted to the engine, gathered after each step into one frame a router.
+
+No task, queue or wake-up a request: vLLM merges a request's new tokens in its collector, and the step hook collects
+them all in one pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from r1_serve.protos import fleet_pb2 as pb
+
+logger = logging.getLogger(__name__)
+
+ENGINE_DEAD = "the engine stopped; its gang restarts"
+
+_FINISH = {
+    "stop": pb.FINISH_STOP,
+    "length": pb.FINISH_LENGTH,
+    "abort": pb.FINISH_ABORT,
+    "error": pb.FINISH_ERROR,
+}
+
+
+class Engine(Protocol):
+    """What is used of ``AsyncLLM``."""
+
+    async def add_request(self, request_id: str, prompt: Any, params: Any, *, priority: int) -> Any: ...
+
+    async def abort(self, request_id: str) -> None: ...
+
+
+class Outbox(Protocol):
+    """Where a router's frames go. ``send`` must not block."""
+
+    def send(self, frame: pb.Frame) -> None: ...
+
+
+@dataclass(eq=False, slots=True)
+class _Live:
+    outbox: Outbox
+    request_id: int
+    engine_id: str
+    collector: Any = None  # None until the engine has taken the request
+    started: bool = False
+
+
+class Generations:
+    """All requests of one rank, and its load. One event loop; ``clock`` in seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._live: dict[tuple[Outbox, int], _Live] = {}
+        self._outboxes: list[Outbox] = []
+        self._engine: Engine | None = None
+        self._sequence = 0
+        self._last_step: float | None = None
+        self._load = pb.Load()
+        self.draining = False
+
+    def serve(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def open(self, outbox: Outbox) -> None:
+        self._outboxes.append(outbox)
+
+    async def close(self, outbox: Outbox) -> None:
+        """The router is gone: stop what it asked for."""
+        self._outboxes.remove(outbox)
+        for key in [key for key in self._live if key[0] is outbox]:
+            await self.abort(outbox, key[1])
+
+    async def submit(self, outbox: Outbox, submit: pb.Submit) -> None:
+        """Start a request. What the engine refuses comes back as FINISH_REJECTED, to this request alone."""
+        key = (outbox, submit.request_id)
+        if self._engine is None or key in self._live:
+            fault = "the engine is not ready" if self._engine is None else "this request id is already running"
+            self._refuse(outbox, submit.request_id, pb.FINISH_REJECTED, fault)
+            return
+        self._sequence += 1
+        live = self._live[key] = _Live(outbox, submit.request_id, str(self._sequence))
+        try:
+            prompt, params = engine_request(submit)
+            live.collector = await self._engine.add_request(
+                live.engine_id, prompt, params, priority=submit.priority
+            )
+        except Exception as e:
+            # ValueError: the engine refuses this request. Anything else is the engine's own trouble.
+            self._live.pop(key, None)
+            rejected = isinstance(e, ValueError)
+            logger.log(logging.INFO if rejected else logging.ERROR, "request not started: %s", e)
+            text = " ".join(str(e).split())[:500] if rejected else ENGINE_DEAD
+            self._refuse(outbox, submit.request_id, pb.FINISH_REJECTED if rejected else pb.FINISH_ERROR, text)
+
+    async def abort(self, outbox: Outbox, request_id: int) -> None:
+        """Stop a request; nothing more is sent for it. Unknown ids have just finished and are passed over."""
+        live = self._live.pop((outbox, request_id), None)
+        if live is not None and self._engine is not None:
+            await self._engine.abort(live.engine_id)
+
+    def step(self, scheduler_stats: Any, iteration_stats: Any) -> None:
+        """vLLM's step hook: send each router the new tokens of its requests and the load after the step."""
+        if scheduler_stats is not None:
+            self._measure(scheduler_stats, iteration_stats)
+        deltas: dict[Outbox, list[pb.Delta]] = {}
+        for key, live in list(self._live.items()):
+            if live.collector is None:
+                continue
+            try:
+                output = live.collector.get_nowait()
+            except Exception as e:
+                logger.error("request failed in the engine: %s", e)
+                delta = pb.Delta(request_id=live.request_id, finish=pb.FINISH_ERROR, error=ENGINE_DEAD)
+            else:
+                if output is None:
+                    continue
+                delta = _delta(live, output)
+            if delta.finish != pb.FINISH_NONE:
+                del self._live[key]
+            deltas.setdefault(live.outbox, []).append(delta)
+        for outbox, found in deltas.items():
+            outbox.send(self._frame(found))
+
+    def fail(self) -> None:
+        """The engine died: every request ends with FINISH_ERROR, so that routers can try elsewhere."""
+        self._engine = None
+        for live in self._live.values():
+            self._refuse(live.outbox, live.request_id, pb.FINISH_ERROR, ENGINE_DEAD)
+        self._live.clear()
+
+    async def beat(self, interval_s: float = 1.0) -> None:
+        """Send every router the load from time to time, so that an idle rank's is fresh."""
+        while True:
+            await asyncio.sleep(interval_s)
+            if not self._live:
+                self._last_step = None
+            self.announce()
+
+    def announce(self) -> None:
+        for outbox in self._outboxes:
+            outbox.send(self._frame([]))
+
+    def _frame(self, deltas: list[pb.Delta]) -> pb.Frame:
+        return pb.Frame(deltas=deltas, load=self._load, draining=self.draining)
+
+    def _refuse(self, outbox: Outbox, request_id: int, finish: pb.FinishReason.ValueType, error: str) -> None:
+        outbox.send(self._frame([pb.Delta(request_id=request_id, finish=finish, error=error)]))
+
+    def _measure(self, scheduler: Any, iteration: Any) -> None:
+        now, load = self._clock(), self._load
+        running = int(scheduler.num_running_reqs)
+        if self._last_step is not None:
+            load.step_time_us = int((now - self._last_step) * 1e6)
+        # The time since an idle rank's last step is not a step.
+        self._last_step = now if running else None
+        load.running = running
+        load.waiting = int(scheduler.num_waiting_reqs + scheduler.num_skipped_waiting_reqs)
+        load.kv_usage = float(scheduler.kv_cache_usage)
+        if iteration is not None:
+            load.preemptions_total += int(iteration.num_preempted_reqs)
+
+
+def _delta(live: _Live, output: Any) -> pb.Delta:
+    completion = output.outputs[0]
+    delta = pb.Delta(request_id=live.request_id, token_ids=completion.token_ids)
+    if not live.started:
+        live.started = True
+        delta.cached_tokens = max(0, output.num_cached_tokens or 0)
+        times = output.metrics
+        if times is not None and times.scheduled_ts:
+            delta.queue_time_us = max(0, int((times.scheduled_ts - times.queued_ts) * 1e6))
+    if output.finished:
+        delta.finish = _FINISH.get(str(completion.finish_reason), pb.FINISH_ERROR)
+        if delta.finish == pb.FINISH_ERROR:
+            delta.error = "the engine could not go on with this request"
+    return delta
+
+
+def engine_request(submit: pb.Submit) -> tuple[Any, Any]:
+    """vLLM's prompt and sampling parameters. Raises ValueError where vLLM refuses a value."""
+    from vllm import SamplingParams
+    from vllm.inputs.engine import tokens_input
+    from vllm.sampling_params import RequestOutputKind
+
+    asked = submit.sampling
+    params = SamplingParams(
+        temperature=asked.temperature,
+        top_p=asked.top_p,
+        top_k=asked.top_k,
+        min_p=asked.min_p,
+        presence_penalty=asked.presence_penalty,
+        frequency_penalty=asked.frequency_penalty,
+        repetition_penalty=asked.repetition_penalty,
+        seed=asked.seed if asked.HasField("seed") else None,
+        max_tokens=asked.max_tokens,
+        min_tokens=asked.min_tokens,
+        stop_token_ids=list(asked.stop_token_ids),
+        ignore_eos=asked.ignore_eos,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+    )
+    return tokens_input(list(submit.prompt_token_ids), cache_salt=submit.cache_salt or None), params

@@ -1,0 +1,78 @@
+"""One data-parallel rank: a Ray Serve replica that starts its engine, attaches to the routers and reports its health."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+
+from r1_cluster.plan import Plan, Pool
+
+from r1_serve.protos import fleet_pb2 as pb
+from r1_serve.settings import WorkerSettings
+from r1_serve.workers import engine as engines
+from r1_serve.workers import gang as gangs
+from r1_serve.workers.attachment import PROTOCOL_VERSION, Attachments, targets
+from r1_serve.workers.generations import Generations
+
+logger = logging.getLogger(__name__)
+
+
+class Rank:
+    """Started by Ray Serve with the plan as JSON, so that a worker node needs no file. Serves no Serve requests."""
+
+    async def __init__(self, plan_json: str, pool_name: str, settings_json: str) -> None:
+        plan = Plan.model_validate_json(plan_json)
+        pool = next(pool for pool in plan.pools if pool.name == pool_name)
+        settings = WorkerSettings.model_validate_json(settings_json)
+        gang = await gangs.join(pool.layout.accelerators_per_rank)
+        gangs.bind(gang)
+        self._generations = Generations()
+        self._engine = engines.start(
+            engines.engine_arguments(plan, pool, gang), gang.placement_group, self._generations.step
+        )
+        self._generations.serve(self._engine)
+        self._engine.output_handler.add_done_callback(lambda _: self._generations.fail())
+        self._attachments = Attachments(
+            hello(plan, pool, gang, engines.kv_tokens(self._engine)),
+            self._generations,
+            targets(settings.routers),
+            resolve_interval_s=settings.resolve_interval_s,
+        )
+        self._tasks = [asyncio.create_task(self._attachments.run()), asyncio.create_task(self._generations.beat())]
+        logger.info("rank %d of gang %s is ready", gang.rank, gang.gang_id)
+
+    async def check_health(self) -> None:
+        """Called by Serve; raising makes it restart the whole gang."""
+        await self._engine.check_health()
+        for task in self._tasks:
+            if task.done():
+                raise RuntimeError(f"a background task of the rank ended: {task.exception()!r}")
+
+    async def __del__(self) -> None:
+        """Called by Serve once, before it ends the replica."""
+        if not hasattr(self, "_tasks"):
+            return
+        self._generations.draining = True
+        self._generations.announce()
+        for task in self._tasks:
+            task.cancel()
+        await self._attachments.leave()
+        self._engine.shutdown()
+
+
+def hello(plan: Plan, pool: Pool, gang: gangs.Gang, kv_tokens: int) -> pb.Hello:
+    return pb.Hello(
+        protocol_version=PROTOCOL_VERSION,
+        worker_id=f"{plan.name}-{pool.name}-{gang.rank}-{uuid.uuid4().hex[:8]}",
+        plan_name=plan.name,
+        plan_hash=plan.hash,
+        model=plan.model.name,
+        pool=pool.name,
+        gang_id=gang.gang_id,
+        rank=gang.rank,
+        gang_size=gang.size,
+        capacity=pb.Capacity(
+            kv_tokens=kv_tokens, max_num_seqs=plan.engine.max_num_seqs, max_model_len=plan.engine.max_model_len
+        ),
+    )
