@@ -1,0 +1,65 @@
+# R1 cluster. `make` lists what there is.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VENV ?= .venv
+PLAN ?= nano-tp1
+MINUTES ?= 150
+BIN := $(VENV)/bin
+STARTED_AT := $(shell date +%s)
+INSTALL := VENV=$(VENV) PYTHON=$(PYTHON) requirements/install.sh
+
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help install serve test test-slow check format nano topology lock protos clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.dev ## make .venv with every pinned package; again only when a lock changes
+	@echo "installed: $(BIN)/r1"
+
+serve: $(VENV)/.serve ## rehearse PLAN=nano-tp1 here and serve until Ctrl-C; ONCE="question" asks it and ends
+	@$(BIN)/r1 rehearse $(PLAN) --started-at $(STARTED_AT) $(if $(ONCE),--once "$$ONCE")
+serve: export ONCE := $(value ONCE)
+
+test: $(VENV)/.dev ## every test but the slow ones (under 20 minutes on two cores)
+	@$(BIN)/pytest -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.dev ## the tests that take minutes each
+	@$(BIN)/pytest -m slow $(ARGS)
+
+check: $(VENV)/.dev ## lint, formatting, types, imports between the rooms
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## format the code and mend what ruff can
+	@$(BIN)/ruff check --fix --quiet
+	@$(BIN)/ruff format
+
+nano: $(VENV)/.dev ## retrain r1-nano for MINUTES=150 on the CPU or a GPU, then measure it on held-out problems
+	@$(BIN)/python -m r1_serve.nano.train --minutes $(MINUTES) --state .r1/nano/state.pt
+	@$(BIN)/python -m r1_serve.nano.evaluate --card benchmarks/results/nano_card
+
+topology: $(VENV)/.dev ## the same held-out prompts on every shipped layout: answers, accuracy, differences
+	@$(BIN)/python -m r1_bench.topology $(ARGS)
+
+lock: $(VENV)/.dev ## resolve requirements/*.lock again from pyproject.toml; UPGRADE=1 takes the newest versions
+	@UPGRADE=$(UPGRADE) requirements/lock.sh
+
+protos: $(VENV)/.dev ## regenerate the Python code of serve/r1_serve/protos/*.proto
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=serve --python_out=serve \
+	  --mypy_out=serve --grpc_python_out=serve serve/r1_serve/protos/*.proto
+
+clean: ## remove caches, logs and build output; keeps .venv
+	@rm -rf .r1 build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	@find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+$(VENV)/.python: ; @$(INSTALL) venv && touch $@
+$(VENV)/.serve: requirements/cpu.lock pyproject.toml | $(VENV)/.python ; @$(INSTALL) serve && touch $@
+$(VENV)/.dev: requirements/dev.lock $(VENV)/.serve ; @$(INSTALL) dev && touch $@
