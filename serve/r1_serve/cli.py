@@ -1,0 +1,140 @@
+"""The ``r1`` command. Every fault an operator can meet is one line on stderr; heavy imports wait for their command."""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from r1_cluster.plan import Plan, PlanError, shipped
+
+app = typer.Typer(
+    name="r1",
+    help="Serve the DeepSeek-R1 family, and rehearse every layout on a laptop.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+LOGS = Path(".r1/logs")
+
+PlanName = Annotated[str, typer.Argument(metavar="PLAN", help="a shipped plan's name (`r1 plans`) or a .yaml file")]
+HttpPort = Annotated[int | None, typer.Option(help="HTTP API; 0 picks a free one [R1_HTTP_PORT, 8000]")]
+GrpcPort = Annotated[int | None, typer.Option(help="gRPC for clients and workers [R1_GRPC_PORT, 8001]")]
+Host = Annotated[str | None, typer.Option(help="address to listen on [R1_HOST, 127.0.0.1]")]
+Threads = Annotated[int, typer.Option(min=1, help="OpenMP threads of each CPU worker; leave a core for the router")]
+
+
+@app.command()
+def plans() -> None:
+    """List the shipped plans."""
+    from r1_serve.launch.show import shape
+
+    for name in shipped():
+        plan = Plan.load(name)
+        print(f"{name:18} {shape(plan):14} {plan.accelerators} x {plan.fleet.accelerator:5} {'; '.join(plan.reasons)}")
+
+
+@app.command()
+def plan_check(plan: PlanName) -> None:
+    """Validate a plan and print it whole, defaults included."""
+    checked = Plan.load(plan)
+    print(f"# hash {checked.hash}\n{checked.to_yaml()}", end="")
+
+
+@app.command()
+def router(
+    plan: Annotated[list[str], typer.Option(help="a plan whose workers may attach; may be given again")],
+    host: Host = None,
+    http_port: HttpPort = None,
+    grpc_port: GrpcPort = None,
+    announce: Annotated[Path | None, typer.Option(help="write the ports here once both listen")] = None,
+) -> None:
+    """Run a router until SIGTERM or SIGINT."""
+    from r1_serve.router.server import serve as run
+    from r1_serve.settings import RouterSettings, load
+
+    loaded = [Plan.load(name) for name in plan]
+    run(loaded, load(RouterSettings, host=host, http_port=http_port, grpc_port=grpc_port, announce=announce))
+
+
+@app.command()
+def rehearse(
+    plan: PlanName = "nano-tp1",
+    once: Annotated[str | None, typer.Option(help="ask this, print one JSON object, end")] = None,
+    host: Host = None,
+    http_port: HttpPort = None,
+    grpc_port: GrpcPort = None,
+    threads: Threads = 1,
+    logs: Annotated[Path, typer.Option(help="where a folder of logs is made")] = LOGS,
+    started_at: Annotated[float | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Run a plan's Ray placement, ranks and router on this machine, on CPU, until Ctrl-C."""
+    from r1_serve.launch.rehearse import rehearse as run
+    from r1_serve.settings import RouterSettings, load
+
+    settings = load(RouterSettings, host=host, http_port=http_port, grpc_port=grpc_port)
+    loaded = Plan.load(plan)
+    folder = logs / f"{datetime.now():%Y%m%d-%H%M%S}-{loaded.name}"
+    begun = time.time() if started_at is None else started_at
+    code = run(loaded, settings=settings, question=once, threads=threads, logs=folder, started_at=begun)
+    raise typer.Exit(code)
+
+
+@app.command()
+def serve(
+    plan: PlanName,
+    address: Annotated[str, typer.Option(help="the Ray cluster: auto, host:port, or local to start one here")] = "auto",
+    routers: Annotated[str | None, typer.Option(help="host:port,… of the routers [R1_ROUTERS, 127.0.0.1:8001]")] = None,
+    threads: Threads = 1,
+    temporary: Annotated[Path | None, typer.Option(help="with --address local: Ray's folder")] = None,
+) -> None:
+    """Put a plan's ranks on a Ray cluster; they attach to the routers and serve until SIGTERM or SIGINT."""
+    from r1_serve.launch.fleet import serve as run
+
+    run(Plan.load(plan), address=address, routers=routers, threads=threads, temporary=temporary)
+
+
+@app.command()
+def ask(
+    question: str,
+    url: Annotated[str, typer.Option(help="the router's HTTP address")] = "http://127.0.0.1:8000",
+    model: Annotated[str | None, typer.Option(help="default: the first one served")] = None,
+    temperature: Annotated[float | None, typer.Option(help="default: the model's own, 0.6 for R1")] = None,
+) -> None:
+    """Ask one question; the thought is shown dim, then the answer, then the counts."""
+    from rich.console import Console
+
+    from r1_serve.launch.ask import ask as run
+    from r1_serve.launch.show import Reader
+
+    reader = Reader(Console(highlight=False))
+    reader.end(run(url, question, model=model, temperature=temperature, show=reader))
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0, 1 a bug or a part that died, 2 a configuration or machine that cannot work."""
+    from r1_serve.errors import R1Error
+
+    try:
+        app()
+    except (R1Error, PlanError) as e:
+        print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
+        sys.exit(getattr(e, "exit_code", 2))
+    except Exception as e:
+        log = LOGS / "bug.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(traceback.format_exc(), encoding="utf-8")
+        print(
+            f"error: this is a bug: {type(e).__name__}: {' '.join(str(e).split())[:300]} (log: {log})", file=sys.stderr
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Ray and the ranks of a plan: ``r1 serve``. A rehearsal runs it as a child, with a private Ray of its own."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+from r1_cluster.plan import Plan
+
+from r1_serve.errors import StartupError
+
+# What is printed when a step is done: a rehearsal waits for these lines.
+RAY_UP = "Ray is up"
+RANKS_UP = "every rank is healthy"
+LOCAL = "local"
+
+OBJECT_STORE_BYTES = 128 << 20  # the token path does not use it
+WATCH_INTERVAL_S = 1.0
+
+
+def private_environment() -> dict[str, str]:
+    """Environment of a Ray that serves this machine alone: loopback only, and a token nobody else has."""
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_ADDRESS": "",
+        # Ray's own switch for machines whose other addresses should stay closed: nodes then live on 127.0.0.1.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "VLLM_HOST_IP": "127.0.0.1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Our accelerators may be CPU ranks that only claim to be GPUs: there is nothing to hide from a process.
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_COLOR_PREFIX": "0",
+        "PYTHONWARNINGS": "ignore::FutureWarning",
+    }
+
+
+def serve(plan: Plan, *, address: str, routers: str | None, threads: int, temporary: Path | None = None) -> None:
+    """Put the ranks of ``plan`` on a Ray cluster and keep them until SIGTERM or SIGINT.
+
+    ``address`` is ``auto``, ``host:port`` or ``local``, which starts a private Ray below ``temporary`` with as many
+    (rehearsed) accelerators as the plan asks for. Raises StartupError where Ray or a rank does not start, and when
+    Ray ends while the ranks serve.
+    """
+    import ray
+
+    from r1_serve.workers.application import deploy, undeploy
+
+    try:
+        if address == LOCAL:
+            ray.init(
+                address=LOCAL,
+                num_cpus=plan.accelerators + 2,
+                num_gpus=plan.accelerators,
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                namespace="r1",
+                _temp_dir=str(temporary) if temporary else None,
+            )
+        else:
+            ray.init(address=address, log_to_driver=False, namespace="r1")
+    except (ConnectionError, RuntimeError, ValueError, OSError) as e:
+        raise StartupError(f"Ray at {address} is not to be had: {' '.join(str(e).split())[:300]}") from e
+    print(f"{RAY_UP}: {plan.accelerators} accelerators asked for", flush=True)
+    for number in (signal.SIGTERM, signal.SIGINT):  # ray.init has put its own there
+        signal.signal(number, _leave)
+    try:
+        deploy(plan, routers=routers, threads=threads)
+        print(f"{RANKS_UP}: plan {plan.name}, {plan.hash}", flush=True)
+        while True:
+            time.sleep(WATCH_INTERVAL_S)
+            if gone := _dead_parts():
+                raise StartupError(f"Ray's {gone} ended: every rank went with it")
+    finally:
+        undeploy()
+        ray.shutdown()
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.exit(0)
+
+
+def _dead_parts() -> str:
+    """Names of Ray's own essential processes that have died; a cluster somebody else started is theirs to watch."""
+    import ray
+
+    node = getattr(ray._private.worker, "_global_node", None)
+    if node is None or not node.is_head():
+        return ""
+    dead = {name for name, _ in node.dead_processes()} & {"gcs_server", "raylet"}
+    return " and ".join(sorted(dead))

@@ -1,0 +1,223 @@
+"""The whole deployment on this machine: router, Ray and ranks as children of one command that always cleans up."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import ClassVar, TypeVar
+
+import httpx
+from r1_cluster.plan import Plan
+from rich.console import Console
+
+from r1_serve.errors import R1Error, StartupError
+from r1_serve.launch import show
+from r1_serve.launch.ask import ask
+from r1_serve.launch.fleet import LOCAL, RANKS_UP, RAY_UP, private_environment
+from r1_serve.launch.preflight import preflight
+from r1_serve.launch.processes import Child, Family
+from r1_serve.launch.stages import Stages
+from r1_serve.settings import RouterSettings, ray_address
+
+SAMPLE = "What is 47 + 85?"
+START_TIMEOUT_S = 600.0
+STARTUP_GRACE_S = 3.0  # no request is in flight yet
+SERVING_GRACE_S = 8.0
+POLL_S = 0.1
+
+
+Result = TypeVar("Result")
+
+
+class Stop(BaseException):
+    """SIGINT or SIGTERM arrived. Not an Exception: nothing on the way may swallow it."""
+
+    def __init__(self, number: int) -> None:
+        self.exit_code = 128 + number
+
+
+@dataclass(frozen=True)
+class Commands:
+    """How the two children are started: the seam tests replace."""
+
+    router: Callable[[Path, RouterSettings, Path], Sequence[str]]  # plan file, settings, announce file
+    fleet: Callable[[Path, str, int, Path], Sequence[str]]  # plan file, router's host:port, threads, Ray's folder
+
+
+def _r1(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "r1_serve.cli", *arguments]
+
+
+def _router(plan: Path, settings: RouterSettings, announce: Path) -> list[str]:
+    ports = ["--http-port", str(settings.http_port), "--grpc-port", str(settings.grpc_port)]
+    return _r1("router", "--plan", str(plan), "--host", settings.host, *ports, "--announce", str(announce))
+
+
+def _fleet(plan: Path, routers: str, threads: int, temporary: Path) -> list[str]:
+    options = ["--address", LOCAL, "--routers", routers, "--threads", str(threads), "--temporary", str(temporary)]
+    return _r1("serve", str(plan), *options)
+
+
+COMMANDS = Commands(_router, _fleet)
+
+
+def rehearse(
+    plan: Plan,
+    *,
+    settings: RouterSettings,
+    question: str | None,
+    threads: int,
+    logs: Path,
+    started_at: float,
+    commands: Commands = COMMANDS,
+    check: Callable[..., None] = preflight,
+) -> int:
+    """Start everything, ask one question, serve until SIGINT or SIGTERM; return the exit code.
+
+    With ``question`` ask that, print one JSON object and end. ``started_at`` (Unix seconds) is where
+    ``startup_seconds`` counts from. No process of ours is left however this ends. Raises StartupError.
+    """
+    stages, family = Stages(), Family(grace_s=STARTUP_GRACE_S)
+    previous = {number: signal.signal(number, _on_signal) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    logs.mkdir(parents=True, exist_ok=True)
+    # Short: the path of a Unix socket below it must stay under 108 bytes.
+    temporary = Path(tempfile.mkdtemp(prefix="r1-"))
+    try:
+        with family:
+            run = _Run(plan, settings, threads, logs, temporary, stages, family, commands)
+            with stages.stage("checking this machine"):
+                check(
+                    plan,
+                    host=settings.host,
+                    http_port=settings.http_port,
+                    grpc_port=settings.grpc_port,
+                    ray_address=ray_address(),
+                    temporary=temporary,
+                )
+            run.start()
+            startup_seconds = time.time() - started_at
+            family.grace_s = SERVING_GRACE_S
+            if question is not None:
+                answer = run.guarded(lambda: ask(run.url, question, model=plan.model.name, temperature=0))
+                print(show.once(plan, answer, startup_seconds))
+                return 0
+            run.present(startup_seconds)
+            return run.watch()
+    except Stop as stop:
+        print("\nending …", file=sys.stderr)
+        return stop.exit_code
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    raise Stop(number)
+
+
+@dataclass
+class _Run:
+    plan: Plan
+    settings: RouterSettings
+    threads: int
+    logs: Path
+    temporary: Path
+    stages: Stages
+    family: Family
+    commands: Commands
+    http_port: int = 0
+    grpc_port: int = 0
+
+    @property
+    def url(self) -> str:
+        host = self.settings.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.http_port}"
+
+    def start(self) -> None:
+        """Router, then Ray, then the ranks, each waited for."""
+        plan_file, announce = self.temporary / "plan.yaml", self.temporary / "router.json"
+        plan_file.write_text(self.plan.to_yaml(), encoding="utf-8")
+        with self.stages.stage("router"):
+            command = self.commands.router(plan_file, self.settings, announce)
+            self.family.spawn("router", command, self.logs / "router.log")
+            self._wait(announce.exists)
+            ports = json.loads(announce.read_text(encoding="utf-8"))
+            self.http_port, self.grpc_port = ports["http_port"], ports["grpc_port"]
+        with self.stages.stage("Ray"):
+            routers = f"{self.settings.host}:{self.grpc_port}"
+            command = self.commands.fleet(plan_file, routers, self.threads, self.temporary)
+            fleet = self.family.spawn("fleet", command, self.logs / "fleet.log", private_environment())
+            self._wait(lambda: fleet.said(RAY_UP))
+        with self.stages.stage(f"vLLM ranks, {show.shape(self.plan)} on {self.plan.accelerators} CPU workers"):
+            self._wait(lambda: fleet.said(RANKS_UP))
+        with self.stages.stage("ranks attached to the router"):
+            self._wait(self._ready)
+
+    def present(self, startup_seconds: float) -> None:
+        """A sample question with its answer, and where everything is."""
+        console = Console(highlight=False)
+        console.print(f"\n[bold]Ready[/] after {startup_seconds:.0f} s. A sample question: [bold]{SAMPLE}[/]\n")
+        reader = show.Reader(console)
+        reader.end(self.guarded(lambda: ask(self.url, SAMPLE, model=self.plan.model.name, temperature=0, show=reader)))
+        where = show.endpoints(
+            self.plan,
+            host=self.settings.host,
+            http_port=self.http_port,
+            grpc_port=self.grpc_port,
+            logs=str(self.logs),
+        )
+        print(where, flush=True)
+
+    def watch(self) -> int:
+        """Serve until a signal, which is the normal end (0); raise R1Error when a part dies."""
+        try:
+            while (gone := self.family.ended()) is None:
+                time.sleep(POLL_S)
+        except Stop:
+            print("\nending …", file=sys.stderr)
+            return 0
+        raise Died(self._because(gone))
+
+    def guarded(self, call: Callable[[], Result]) -> Result:
+        """``call()``; where it fails because a part died, say that instead."""
+        try:
+            return call()
+        except R1Error:
+            if gone := self.family.ended():
+                raise Died(self._because(gone)) from None
+            raise
+
+    def _wait(self, done: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not done():
+            if gone := self.family.ended():
+                raise StartupError(self._because(gone))
+            if time.monotonic() > deadline:
+                raise StartupError(f"not done after {START_TIMEOUT_S:.0f} s: see the logs in {self.logs}")
+            self.stages.tick()
+            time.sleep(POLL_S)
+
+    def _because(self, gone: Child) -> str:
+        return f"{gone.why()} (logs: {self.logs})"
+
+    def _ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/ready", timeout=2.0, trust_env=False).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+class Died(R1Error):
+    """A part ended while it should have served."""
+
+    reason = "died"
+    exit_code: ClassVar[int] = 1
