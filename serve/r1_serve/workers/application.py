@@ -16,7 +16,7 @@ from r1_serve.workers.rank import Rank
 
 HEALTH_CHECK_PERIOD_S = 2.0
 HEALTH_CHECK_TIMEOUT_S = 30.0
-SHUTDOWN_GRACE_S = 5.0
+SHUTDOWN_GRACE_S = 15.0
 
 
 def deployment_options(plan: Plan, pool: Pool, *, threads: int) -> dict[str, Any]:

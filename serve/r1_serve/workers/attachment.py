@@ -42,7 +42,10 @@ async def resolve(target: str) -> set[str]:
         found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
     except OSError:
         return set()
-    return {f"[{a[0]}]:{a[1]}" if family == socket.AF_INET6 else f"{a[0]}:{a[1]}" for family, *_, a in found}
+    return {
+        f"[{address[0]!s}]:{address[1]}" if family == socket.AF_INET6 else f"{address[0]!s}:{address[1]}"
+        for family, *_, address in found
+    }
 
 
 def targets(routers: str) -> tuple[str, ...]:
@@ -96,7 +99,7 @@ class Attachments:
         self._open: set[_Stream] = set()
 
     async def run(self) -> None:
-        """Attach to what the names resolve to, for ever. A router gone from the names keeps its stream until it ends."""
+        """Attach to what the names resolve to, for ever. A router gone from them keeps its stream until it ends."""
         while True:
             found: set[str] = set()
             for router in self._routers:

@@ -82,7 +82,13 @@ async def join(accelerators: int) -> Gang:
 
 
 def bind(gang: Gang) -> None:
-    """Tell vLLM's Ray executor, through its environment variable, which bundles its workers go to."""
+    """Tell vLLM's Ray executor, through the environment its process inherits, which cluster and bundles to use.
+
+    Without the address it would look for a cluster in Ray's default folder, and find another one or start its own.
+    """
+    import ray
+
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     os.environ["VLLM_RAY_BUNDLE_INDICES"] = ",".join(map(str, gang.bundles))
 
 
@@ -107,7 +113,7 @@ async def _await_announcement(gang_id: str) -> dict[str, Any]:
     from ray.experimental.internal_kv import _internal_kv_get
 
     async with asyncio.timeout(MEETING_TIMEOUT_S):
-        while (value := _internal_kv_get(_key(gang_id))) is None:
+        while (value := _internal_kv_get(_key(gang_id))) is None:  # noqa: ASYNC110  # another process writes it
             await asyncio.sleep(_POLL_S)
     meeting: dict[str, Any] = json.loads(value)
     return meeting

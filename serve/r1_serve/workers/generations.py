@@ -78,21 +78,20 @@ class Generations:
     async def submit(self, outbox: Outbox, submit: pb.Submit) -> None:
         """Start a request. What the engine refuses comes back as FINISH_REJECTED, to this request alone."""
         key = (outbox, submit.request_id)
-        if self._engine is None or key in self._live:
-            fault = "the engine is not ready" if self._engine is None else "this request id is already running"
-            self._refuse(outbox, submit.request_id, pb.FINISH_REJECTED, fault)
+        if self._engine is None:
+            self._refuse(outbox, submit.request_id, pb.FINISH_ERROR, ENGINE_DEAD)
+            return
+        if key in self._live:
+            self._refuse(outbox, submit.request_id, pb.FINISH_REJECTED, "this request id is already running")
             return
         self._sequence += 1
         live = self._live[key] = _Live(outbox, submit.request_id, str(self._sequence))
         try:
             prompt, params = engine_request(submit)
-            live.collector = await self._engine.add_request(
-                live.engine_id, prompt, params, priority=submit.priority
-            )
+            live.collector = await self._engine.add_request(live.engine_id, prompt, params, priority=submit.priority)
         except Exception as e:
-            # ValueError: the engine refuses this request. Anything else is the engine's own trouble.
             self._live.pop(key, None)
-            rejected = isinstance(e, ValueError)
+            rejected = _is_refusal(e)
             logger.log(logging.INFO if rejected else logging.ERROR, "request not started: %s", e)
             text = " ".join(str(e).split())[:500] if rejected else ENGINE_DEAD
             self._refuse(outbox, submit.request_id, pb.FINISH_REJECTED if rejected else pb.FINISH_ERROR, text)
@@ -148,14 +147,14 @@ class Generations:
     def _frame(self, deltas: list[pb.Delta]) -> pb.Frame:
         return pb.Frame(deltas=deltas, load=self._load, draining=self.draining)
 
-    def _refuse(self, outbox: Outbox, request_id: int, finish: pb.FinishReason.ValueType, error: str) -> None:
+    def _refuse(self, outbox: Outbox, request_id: int, finish: pb.FinishReason, error: str) -> None:
         outbox.send(self._frame([pb.Delta(request_id=request_id, finish=finish, error=error)]))
 
     def _measure(self, scheduler: Any, iteration: Any) -> None:
         now, load = self._clock(), self._load
         running = int(scheduler.num_running_reqs)
         if self._last_step is not None:
-            load.step_time_us = int((now - self._last_step) * 1e6)
+            load.step_time_us = round((now - self._last_step) * 1e6)
         # The time since an idle rank's last step is not a step.
         self._last_step = now if running else None
         load.running = running
@@ -181,8 +180,15 @@ def _delta(live: _Live, output: Any) -> pb.Delta:
     return delta
 
 
+def _is_refusal(e: Exception) -> bool:
+    """Whether vLLM refuses this request, as it would anywhere; else the trouble is the engine's own."""
+    from vllm.exceptions import VLLMClientError
+
+    return isinstance(e, (ValueError, VLLMClientError))
+
+
 def engine_request(submit: pb.Submit) -> tuple[Any, Any]:
-    """vLLM's prompt and sampling parameters. Raises ValueError where vLLM refuses a value."""
+    """vLLM's prompt and sampling parameters. Raises vLLM's VLLMValidationError where it refuses a value."""
     from vllm import SamplingParams
     from vllm.inputs.engine import tokens_input
     from vllm.sampling_params import RequestOutputKind

@@ -1,4 +1,4 @@
-"""One data-parallel rank: a Ray Serve replica that starts its engine, attaches to the routers and reports its health."""
+"""One data-parallel rank: a Ray Serve replica that starts its engine, attaches to the routers, reports its health."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ logger = logging.getLogger(__name__)
 class Rank:
     """Started by Ray Serve with the plan as JSON, so that a worker node needs no file. Serves no Serve requests."""
 
-    async def __init__(self, plan_json: str, pool_name: str, settings_json: str) -> None:
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, plan_json: str, pool_name: str, settings_json: str
+    ) -> None:
         plan = Plan.model_validate_json(plan_json)
         pool = next(pool for pool in plan.pools if pool.name == pool_name)
         settings = WorkerSettings.model_validate_json(settings_json)

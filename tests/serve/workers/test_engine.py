@@ -1,0 +1,87 @@
+"""A Plan's numbers become the engine's."""
+
+from __future__ import annotations
+
+import pytest
+from r1_cluster.plan import Plan, shipped
+from r1_serve.workers.application import app_name, build, deployment_options
+from r1_serve.workers.engine import engine_arguments
+from r1_serve.workers.gang import Gang
+
+
+def gang_of(plan: Plan, rank: int = 0) -> Gang:
+    size = plan.pools[0].layout.data_parallel_size
+    return Gang("g", rank, size, placement_group=None, bundles=(), address="10.0.0.1", port=29500)
+
+
+def arguments(name: str, rank: int = 0) -> dict[str, object]:
+    plan = Plan.load(name)
+    return engine_arguments(plan, plan.pools[0], gang_of(plan, rank))
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_the_plans_limits_reach_the_engine(name: str) -> None:
+    plan, found = Plan.load(name), arguments(name)
+    assert found["max_model_len"] == plan.engine.max_model_len
+    assert found["max_num_seqs"] == plan.engine.max_num_seqs
+    assert found["skip_tokenizer_init"] is True
+
+
+def test_a_lone_rank_knows_no_data_parallel_peers() -> None:
+    assert not any("data_parallel" in key for key in arguments("nano-tp1"))
+    assert arguments("nano-tp1")["enable_expert_parallel"] is False
+
+
+def test_a_rank_of_one_accelerator_computes_in_its_own_process_and_more_go_through_ray() -> None:
+    assert arguments("nano-tp1")["distributed_executor_backend"] == "uni"
+    assert arguments("nano-dp2-ep2")["distributed_executor_backend"] == "uni"
+    assert arguments("nano-tp2-ep2")["distributed_executor_backend"] == "ray"
+
+
+def test_gang_ranks_meet_at_rank_zeros_address() -> None:
+    found = arguments("nano-tp2-dp2-ep4", rank=1)
+    assert found["data_parallel_size"] == 2
+    assert found["data_parallel_rank"] == 1
+    assert found["data_parallel_address"] == "10.0.0.1"
+    assert found["data_parallel_rpc_port"] == 29500
+    assert found["tensor_parallel_size"] == 2
+    assert found["enable_expert_parallel"] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "replicas", "gang_size", "bundles", "held"),
+    [
+        ("nano-tp1", 1, 1, 1, 1),
+        ("nano-dp2-ep2", 2, 2, 1, 1),
+        ("nano-tp2-ep2", 1, 1, 2, 0),
+        ("nano-tp2-dp2-ep4", 2, 2, 2, 0),
+    ],
+)
+def test_a_rank_is_a_replica_with_a_bundle_an_accelerator(
+    name: str, replicas: int, gang_size: int, bundles: int, held: int
+) -> None:
+    plan = Plan.load(name)
+    options = deployment_options(plan, plan.pools[0], threads=2)
+    assert options["num_replicas"] == replicas
+    assert options["gang_scheduling_config"].gang_size == gang_size
+    assert [bundle["GPU"] for bundle in options["placement_group_bundles"]] == [1] * bundles
+    # With tensor workers of its own the replica must leave its first bundle's accelerator to one of them.
+    assert options["ray_actor_options"]["num_gpus"] == held
+    assert options["ray_actor_options"]["runtime_env"]["env_vars"]["OMP_NUM_THREADS"] == "2"
+
+
+def test_gpu_ranks_are_given_no_cpu_settings() -> None:
+    plan = Plan.load("nano-tp1")
+    fleet = plan.fleet.model_copy(update={"accelerator": "H200", "kv_cache_gib_per_rank": None})
+    gpu = plan.model_copy(update={"fleet": fleet})
+    assert deployment_options(gpu, gpu.pools[0], threads=1)["ray_actor_options"]["runtime_env"]["env_vars"] == {}
+    assert "kv_cache_memory_bytes" not in engine_arguments(gpu, gpu.pools[0], gang_of(gpu))
+
+
+def test_a_pool_becomes_an_application_ray_serve_accepts() -> None:
+    from r1_serve.settings import WorkerSettings
+
+    plan = Plan.load("nano-tp2-dp2-ep4")
+    app = build(plan, plan.pools[0], WorkerSettings())
+    assert app._bound_deployment.name == "rank-main"
+    assert app_name(plan, plan.pools[0]) == "nano-tp2-dp2-ep4-main"

@@ -1,0 +1,286 @@
+"""Engine steps become frames: every token once, to the router that asked, one frame a step."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from r1_serve.protos import fleet_pb2 as pb
+from r1_serve.workers.generations import ENGINE_DEAD, Generations, engine_request
+
+
+class Collector:
+    def __init__(self) -> None:
+        self.next: Any = None
+
+    def get_nowait(self) -> Any:
+        value, self.next = self.next, None
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+
+class Engine:
+    """AsyncLLM's part: takes requests, gives each a collector, remembers what was aborted."""
+
+    def __init__(self) -> None:
+        self.collectors: dict[str, Collector] = {}
+        self.priorities: dict[str, int] = {}
+        self.aborted: list[str] = []
+
+    async def add_request(self, request_id: str, prompt: Any, params: Any, *, priority: int) -> Collector:
+        if prompt["prompt_token_ids"] == [666]:
+            raise ValueError("the prompt\nis too long")
+        if prompt["prompt_token_ids"] == [999]:
+            raise RuntimeError("no engine")
+        self.collectors[request_id], self.priorities[request_id] = Collector(), priority
+        return self.collectors[request_id]
+
+    async def abort(self, request_id: str) -> None:
+        self.aborted.append(request_id)
+
+    def write(self, request_id: str, *tokens: int, finish: str | None = None) -> None:
+        completion = SimpleNamespace(token_ids=list(tokens), finish_reason=finish)
+        times = SimpleNamespace(queued_ts=1.0, scheduled_ts=1.5)
+        self.collectors[request_id].next = SimpleNamespace(
+            outputs=[completion], finished=finish is not None, num_cached_tokens=3, metrics=times
+        )
+
+
+class Outbox:
+    def __init__(self) -> None:
+        self.frames: list[pb.Frame] = []
+
+    def send(self, frame: pb.Frame) -> None:
+        self.frames.append(frame)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def stats(running: int = 1, waiting: int = 0, kv: float = 0.0) -> Any:
+    return SimpleNamespace(
+        num_running_reqs=running, num_waiting_reqs=waiting, num_skipped_waiting_reqs=0, kv_cache_usage=kv
+    )
+
+
+def submit(request_id: int, *prompt: int, **more: Any) -> pb.Submit:
+    sampling = pb.Sampling(temperature=0, top_p=1, repetition_penalty=1, max_tokens=8)
+    return pb.Submit(request_id=request_id, prompt_token_ids=prompt or (1, 2), sampling=sampling, **more)
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def generations(engine: Engine, clock: Clock) -> Generations:
+    made = Generations(clock)
+    made.serve(engine)
+    return made
+
+
+@pytest.fixture
+def router(generations: Generations) -> Outbox:
+    outbox = Outbox()
+    generations.open(outbox)
+    return outbox
+
+
+async def test_a_step_sends_one_frame_with_every_running_requests_tokens(
+    generations: Generations, engine: Engine, router: Outbox
+) -> None:
+    await generations.submit(router, submit(7))
+    await generations.submit(router, submit(8))
+    engine.write("1", 10)
+    engine.write("2", 20, 21)
+    generations.step(stats(2), None)
+    [frame] = router.frames
+    assert [(d.request_id, list(d.token_ids)) for d in frame.deltas] == [(7, [10]), (8, [20, 21])]
+    assert frame.load.running == 2
+
+
+async def test_a_step_without_tokens_sends_nothing(generations: Generations, router: Outbox) -> None:
+    await generations.submit(router, submit(7))
+    generations.step(stats(), None)
+    assert router.frames == []
+
+
+async def test_each_router_gets_its_own_requests_only(generations: Generations, engine: Engine, router: Outbox) -> None:
+    other = Outbox()
+    generations.open(other)
+    await generations.submit(router, submit(7))
+    await generations.submit(other, submit(7))  # ids are a router's own
+    engine.write("1", 10)
+    engine.write("2", 20)
+    generations.step(stats(2), None)
+    assert [list(d.token_ids) for d in router.frames[0].deltas] == [[10]]
+    assert [list(d.token_ids) for d in other.frames[0].deltas] == [[20]]
+
+
+@pytest.mark.parametrize(("reason", "finish"), [("stop", pb.FINISH_STOP), ("length", pb.FINISH_LENGTH)])
+async def test_the_last_tokens_and_the_end_come_together_once(
+    generations: Generations, engine: Engine, router: Outbox, reason: str, finish: int
+) -> None:
+    await generations.submit(router, submit(7))
+    engine.write("1", 10, finish=reason)
+    generations.step(stats(), None)
+    generations.step(stats(), None)
+    [frame] = router.frames
+    assert list(frame.deltas[0].token_ids) == [10]
+    assert frame.deltas[0].finish == finish
+
+
+async def test_the_first_delta_alone_tells_of_the_cache_and_the_queue(
+    generations: Generations, engine: Engine, router: Outbox
+) -> None:
+    await generations.submit(router, submit(7))
+    for token in (10, 11):
+        engine.write("1", token)
+        generations.step(stats(), None)
+    first, second = (frame.deltas[0] for frame in router.frames)
+    assert (first.cached_tokens, first.queue_time_us) == (3, 500_000)
+    assert (second.cached_tokens, second.queue_time_us) == (0, 0)
+
+
+async def test_an_aborted_request_is_stopped_and_heard_of_no_more(
+    generations: Generations, engine: Engine, router: Outbox
+) -> None:
+    await generations.submit(router, submit(7))
+    engine.write("1", 10)
+    await generations.abort(router, 7)
+    generations.step(stats(), None)
+    await generations.abort(router, 7)
+    assert engine.aborted == ["1"]
+    assert router.frames == []
+
+
+async def test_a_lost_router_takes_its_requests_along(generations: Generations, engine: Engine, router: Outbox) -> None:
+    other = Outbox()
+    generations.open(other)
+    await generations.submit(router, submit(1))
+    await generations.submit(other, submit(1))
+    await generations.close(router)
+    assert engine.aborted == ["1"]
+    engine.write("2", 20)
+    generations.step(stats(), None)
+    assert len(other.frames) == 1
+
+
+async def test_what_the_engine_refuses_ends_that_request_with_one_line(
+    generations: Generations, engine: Engine, router: Outbox
+) -> None:
+    await generations.submit(router, submit(7, 666))
+    [frame] = router.frames
+    assert frame.deltas[0].finish == pb.FINISH_REJECTED
+    assert frame.deltas[0].error == "the prompt is too long"
+
+
+async def test_a_running_id_cannot_be_taken_twice(generations: Generations, engine: Engine, router: Outbox) -> None:
+    await generations.submit(router, submit(7))
+    await generations.submit(router, submit(7))
+    assert router.frames[0].deltas[0].finish == pb.FINISH_REJECTED
+    assert list(engine.collectors) == ["1"]
+
+
+async def test_an_engine_in_trouble_is_an_error_to_try_elsewhere(generations: Generations, router: Outbox) -> None:
+    await generations.submit(router, submit(7, 999))
+    assert router.frames[0].deltas[0].finish == pb.FINISH_ERROR
+    assert router.frames[0].deltas[0].error == ENGINE_DEAD
+
+
+async def test_a_request_that_fails_in_a_step_does_not_disturb_the_others(
+    generations: Generations, engine: Engine, router: Outbox
+) -> None:
+    await generations.submit(router, submit(7))
+    await generations.submit(router, submit(8))
+    engine.collectors["1"].next = RuntimeError("boom")
+    engine.write("2", 20)
+    generations.step(stats(), None)
+    failed, fine = router.frames[0].deltas
+    assert (failed.finish, list(fine.token_ids)) == (pb.FINISH_ERROR, [20])
+
+
+async def test_a_dead_engine_ends_every_request_and_takes_no_more(generations: Generations, router: Outbox) -> None:
+    await generations.submit(router, submit(7))
+    generations.fail()
+    await generations.submit(router, submit(8))
+    assert [(f.deltas[0].request_id, f.deltas[0].finish) for f in router.frames] == [
+        (7, pb.FINISH_ERROR),
+        (8, pb.FINISH_ERROR),
+    ]
+
+
+async def test_step_time_is_between_steps_of_a_busy_rank(
+    generations: Generations, engine: Engine, router: Outbox, clock: Clock
+) -> None:
+    await generations.submit(router, submit(7))
+    for at, running in ((1.0, 1), (1.02, 0), (9.0, 1), (9.03, 1)):
+        clock.now = at
+        engine.write("1", 10)
+        generations.step(stats(running), None)
+    assert [frame.load.step_time_us for frame in router.frames] == [0, 20_000, 20_000, 30_000]
+
+
+async def test_preemptions_add_up(generations: Generations, router: Outbox) -> None:
+    for _ in range(2):
+        generations.step(stats(), SimpleNamespace(num_preempted_reqs=2))
+    generations.announce()
+    assert router.frames[-1].load.preemptions_total == 4
+
+
+async def test_a_beat_tells_every_router_the_load_and_whether_the_rank_drains(
+    generations: Generations, router: Outbox
+) -> None:
+    generations.draining = True
+    generations.step(stats(running=3, waiting=2, kv=0.5), None)
+    generations.announce()
+    [frame] = router.frames
+    assert frame.draining
+    assert (frame.load.running, frame.load.waiting, frame.load.kv_usage) == (3, 2, 0.5)
+
+
+async def test_priority_reaches_the_engine(generations: Generations, engine: Engine, router: Outbox) -> None:
+    await generations.submit(router, submit(7, priority=-3))
+    assert engine.priorities == {"1": -3}
+
+
+def test_sampling_reaches_vllm_whole() -> None:
+    asked = pb.Sampling(
+        temperature=0.5, top_p=0.75, top_k=5, min_p=0.25, presence_penalty=1, frequency_penalty=-1,
+        repetition_penalty=2, seed=0, max_tokens=9, min_tokens=2, stop_token_ids=[4], ignore_eos=True,
+    )  # fmt: skip
+    prompt, params = engine_request(pb.Submit(prompt_token_ids=[1, 2], sampling=asked, cache_salt="tenant"))
+    assert (prompt["prompt_token_ids"], prompt["cache_salt"]) == ([1, 2], "tenant")
+    for field in ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "seed"):
+        assert getattr(params, field) == getattr(asked, field), field
+    assert (params.repetition_penalty, params.max_tokens, params.min_tokens) == (2, 9, 2)
+    assert (params.stop_token_ids, params.ignore_eos, params.detokenize) == ([4], True, False)
+
+
+def test_no_seed_is_none_and_not_zero() -> None:
+    assert engine_request(submit(1))[1].seed is None
+
+
+@pytest.mark.parametrize("field", [{"temperature": -1}, {"top_p": 2}, {"max_tokens": 0}, {"repetition_penalty": 0}])
+async def test_values_vllm_refuses_never_reach_the_engine(
+    generations: Generations, engine: Engine, router: Outbox, field: dict[str, float]
+) -> None:
+    asked = {"temperature": 1, "top_p": 1, "repetition_penalty": 1, "max_tokens": 8} | field
+    sampling = pb.Sampling(**asked)  # type: ignore[arg-type]
+    await generations.submit(router, pb.Submit(request_id=7, prompt_token_ids=[1], sampling=sampling))
+    [delta] = router.frames[0].deltas
+    assert delta.finish == pb.FINISH_REJECTED
+    assert next(iter(field)) in delta.error
+    assert engine.collectors == {}
