@@ -42,10 +42,11 @@ async def resolve(target: str) -> set[str]:
         found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
     except OSError:
         return set()
-    return {
-        f"[{address[0]!s}]:{address[1]}" if family == socket.AF_INET6 else f"{address[0]!s}:{address[1]}"
-        for family, *_, address in found
-    }
+    addresses = set()
+    for family, *_, address in found:
+        ip = str(address[0])
+        addresses.add(f"[{ip}]:{address[1]}" if family == socket.AF_INET6 else f"{ip}:{address[1]}")
+    return addresses
 
 
 def targets(routers: str) -> tuple[str, ...]:
