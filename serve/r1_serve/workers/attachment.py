@@ -44,8 +44,8 @@ async def resolve(target: str) -> set[str]:
         return set()
     addresses = set()
     for family, *_, address in found:
-        ip = str(address[0])
-        addresses.add(f"[{ip}]:{address[1]}" if family == socket.AF_INET6 else f"{ip}:{address[1]}")
+        ip, port = str(address[0]), int(address[1])
+        addresses.add(f"[{ip}]:{port}" if family == socket.AF_INET6 else f"{ip}:{port}")
     return addresses
 
 
