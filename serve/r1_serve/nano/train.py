@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,7 @@ def optimizers(model: NanoForTraining, muon_lr: float, adam_lr: float) -> list[t
     whole = [p for n, p in matrices if "_b_proj" not in n]
     rest = [p for n, p in named if p.dim() < 2 or any(k in n for k in plain)]
     adam = torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-    groups = [{"params": whole}, {"params": by_head, "blocks": model.s.num_attention_heads}]
+    groups: list[dict[str, Any]] = [{"params": whole}, {"params": by_head, "blocks": model.s.num_attention_heads}]
     opts: list[torch.optim.Optimizer] = [Muon(groups, lr=muon_lr, weight_decay=0.02), adam]
     for opt in opts:
         for group in opt.param_groups:

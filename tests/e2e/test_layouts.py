@@ -1,0 +1,148 @@
+"""Every layout answers as transformers does, over the OpenAI SDK and over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Sequence
+
+import grpc
+import httpx
+import openai
+import psutil
+import pytest
+from r1_bench.fleet import Fleet, fleet
+from r1_bench.topology import Reply, accuracy, ask_all, different
+from r1_serve.nano import weights_path
+from r1_serve.nano.tasks import Problem
+from r1_serve.protos import reasoning_pb2 as pb
+from r1_serve.protos import reasoning_pb2_grpc as rpc
+from tokenizers import Tokenizer
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+LAYOUTS = ["nano-tp1", "nano-dp2-ep2", "nano-tp2-ep2"]
+SAME = 0.98
+POINT = 0.01
+
+
+def client(served: Fleet) -> openai.OpenAI:
+    return openai.OpenAI(
+        base_url=f"{served.url}/v1", api_key="none", max_retries=0, http_client=httpx.Client(trust_env=False)
+    )
+
+
+@pytest.mark.parametrize("served", LAYOUTS, indirect=True)
+class TestLayout:
+    def test_held_out_problems_are_answered_as_transformers_does(
+        self, served: Fleet, problems: Sequence[Problem], truth: Sequence[Reply]
+    ) -> None:
+        replies = asyncio.run(ask_all(served, [problem.question for problem in problems]))
+        wrong = different(problems, truth, replies)
+        assert len(wrong) <= (1 - SAME) * len(problems), wrong
+        assert abs(accuracy(problems, replies) - accuracy(problems, truth)) <= POINT
+
+    def test_the_openai_sdk_streams_what_it_returns_whole(self, served: Fleet) -> None:
+        asked = {
+            "model": "r1-nano",
+            "messages": [{"role": "user", "content": "What is 47 + 85?"}],
+            "temperature": 0,
+        }
+        sdk = client(served)
+        whole = sdk.chat.completions.create(**asked)  # type: ignore[call-overload]
+        message = whole.choices[0].message
+        thought, answer, usage = "", "", None
+        for chunk in sdk.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}):  # type: ignore[call-overload]
+            usage = chunk.usage or usage
+            for choice in chunk.choices:
+                thought += getattr(choice.delta, "reasoning_content", None) or ""
+                answer += choice.delta.content or ""
+        assert (thought, answer) == (message.reasoning_content, message.content)
+        assert message.reasoning == message.reasoning_content
+        assert "132" in answer
+        assert usage == whole.usage
+
+    def test_usage_counts_every_token_once(self, served: Fleet) -> None:
+        got = client(served).chat.completions.create(
+            model="r1-nano", messages=[{"role": "user", "content": "What is 47 + 85?"}], temperature=0
+        )
+        usage, tokenizer = got.usage, Tokenizer.from_file(str(weights_path() / "tokenizer.json"))
+        assert usage is not None
+        assert usage.completion_tokens_details is not None
+        text = f"{got.choices[0].message.reasoning_content.strip()}\n"  # type: ignore[attr-defined]
+        assert usage.completion_tokens_details.reasoning_tokens == len(tokenizer.encode(text).ids)
+        answer = tokenizer.encode(f"</think>\n\n{(got.choices[0].message.content or '').strip()}").ids
+        assert usage.completion_tokens == usage.completion_tokens_details.reasoning_tokens + len(answer) + 1  # and eos
+        assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+
+    async def test_grpc_gives_the_same_thought_answer_and_usage(self, served: Fleet) -> None:
+        whole = await asyncio.to_thread(
+            client(served).chat.completions.create,
+            model="r1-nano",
+            messages=[{"role": "user", "content": "Is 91 prime?"}],
+            temperature=0,
+        )
+        request = pb.ChatRequest(
+            model="r1-nano", messages=[pb.Message(role="user", content="Is 91 prime?")], temperature=0
+        )
+        thought = answer = ""
+        usage = None
+        async with grpc.aio.insecure_channel(served.grpc) as channel:
+            async for event in rpc.ReasoningStub(channel).Chat(request, timeout=60):
+                match event.WhichOneof("event"):
+                    case "thinking":
+                        thought += event.thinking.text
+                    case "answer":
+                        answer += event.answer.text
+                    case "usage":
+                        usage = event.usage
+        message = whole.choices[0].message
+        assert (thought, answer) == (message.reasoning_content, message.content)  # type: ignore[attr-defined]
+        assert usage is not None
+        assert whole.usage is not None
+        assert usage.completion_tokens == whole.usage.completion_tokens
+
+    def test_a_client_that_leaves_frees_its_rank(self, served: Fleet) -> None:
+        asked = {
+            "model": "r1-nano",
+            "messages": [{"role": "user", "content": "Is 523 prime?"}],
+            "stream": True,
+            "max_tokens": 1500,
+            "temperature": 2,
+        }
+        with (
+            httpx.Client(base_url=served.url, trust_env=False) as http,
+            http.stream("POST", "/v1/chat/completions", json=asked) as response,
+        ):
+            next(response.iter_lines())
+        deadline = time.monotonic() + 5
+        while running(served) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert running(served) == 0
+
+    def test_a_bad_request_names_its_field_and_disturbs_nobody(self, served: Fleet) -> None:
+        with pytest.raises(openai.BadRequestError) as refused:
+            client(served).chat.completions.create(
+                model="r1-nano", messages=[{"role": "user", "content": "1 + 1"}], temperature=5
+            )
+        assert refused.value.param == "temperature"
+        with pytest.raises(openai.NotFoundError):
+            client(served).chat.completions.create(model="gpt", messages=[{"role": "user", "content": "1 + 1"}])
+
+
+def running(served: Fleet) -> float:
+    text = httpx.get(f"{served.url}/metrics", trust_env=False).text
+    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith("r1_rank_running{"))
+
+
+def test_an_interrupted_fleet_leaves_no_process_behind() -> None:
+    with fleet("nano-tp1") as running_fleet:
+        command = psutil.Process(running_fleet.pid)
+        family = command.children(recursive=True)
+        assert len(family) > 3
+        os.kill(running_fleet.pid, signal.SIGINT)
+        gone, alive = psutil.wait_procs([command, *family], timeout=30)
+    assert alive == []
+    assert len(gone) == len(family) + 1
