@@ -62,6 +62,8 @@ def serve(plan: Plan, *, address: str, routers: str | None, threads: int, tempor
                 log_to_driver=False,
                 namespace="r1",
                 _temp_dir=str(temporary) if temporary else None,
+                # On disk: a container's /dev/shm may be too small for a store that nothing is put into.
+                _plasma_directory=str(temporary) if temporary else None,
             )
         else:
             ray.init(address=address, log_to_driver=False, namespace="r1")

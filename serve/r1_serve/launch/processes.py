@@ -67,6 +67,7 @@ class Family:
     def __init__(self, *, grace_s: float = 8.0) -> None:
         self.grace_s = grace_s
         self.children: list[Child] = []
+        self._hurried = False
 
     def __enter__(self) -> Family:
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -98,26 +99,31 @@ class Family:
         return next((child for child in self.children if child.exit_code is not None), None)
 
     def stop(self) -> None:
-        """End everything: politely for ``grace_s``, then hard; an interruption makes it hard at once."""
-        try:
-            for child in reversed(self.children):
-                if child.exit_code is None:
-                    child.process.terminate()
-            deadline = time.monotonic() + self.grace_s
-            while time.monotonic() < deadline and psutil.Process().children():
-                if all(child.exit_code is not None for child in self.children) and not _living():
-                    break
-                time.sleep(0.05)
-        finally:
-            kill_descendants()
+        """End everything: politely for ``grace_s`` or until :meth:`hurry`, then hard."""
+        segments = _shared_memory()
+        for child in reversed(self.children):
+            if child.exit_code is None:
+                child.process.terminate()
+        deadline = time.monotonic() + self.grace_s
+        while time.monotonic() < deadline and not self._hurried:
+            if all(child.exit_code is not None for child in self.children):
+                break
+            time.sleep(0.05)
+        kill_descendants()
+        for segment in segments:
+            segment.unlink(missing_ok=True)
+
+    def hurry(self) -> None:
+        """Cut the grace period short. May be called from a signal handler."""
+        self._hurried = True
 
 
-def _living() -> list[psutil.Process]:
-    found = []
+def _shared_memory() -> set[Path]:
+    """Shared-memory files our descendants have mapped: one that is killed leaves its own behind."""
+    found: set[Path] = set()
     for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
+        with contextlib.suppress(psutil.Error):
+            found |= {Path(m.path) for m in process.memory_maps() if m.path.startswith("/dev/shm/")}  # noqa: S108
     return found
 
 

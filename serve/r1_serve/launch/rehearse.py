@@ -8,7 +8,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -29,8 +30,7 @@ from r1_serve.settings import RouterSettings, ray_address
 
 SAMPLE = "What is 47 + 85?"
 START_TIMEOUT_S = 600.0
-STARTUP_GRACE_S = 3.0  # no request is in flight yet
-SERVING_GRACE_S = 8.0
+GRACE_S = 3.0  # whoever ends a rehearsal waits for its end
 POLL_S = 0.1
 
 
@@ -85,13 +85,14 @@ def rehearse(
     With ``question`` ask that, print one JSON object and end. ``started_at`` (Unix seconds) is where
     ``startup_seconds`` counts from. No process of ours is left however this ends. Raises StartupError.
     """
-    stages, family = Stages(), Family(grace_s=STARTUP_GRACE_S)
-    previous = {number: signal.signal(number, _on_signal) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    stages, family = Stages(), Family(grace_s=GRACE_S)
+    heard = _signals(family)
+    previous = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     logs.mkdir(parents=True, exist_ok=True)
     # Short: the path of a Unix socket below it must stay under 108 bytes.
     temporary = Path(tempfile.mkdtemp(prefix="r1-"))
     try:
-        with family:
+        with family, _announced():
             run = _Run(plan, settings, threads, logs, temporary, stages, family, commands)
             with stages.stage("checking this machine"):
                 check(
@@ -104,7 +105,6 @@ def rehearse(
                 )
             run.start()
             startup_seconds = time.time() - started_at
-            family.grace_s = SERVING_GRACE_S
             if question is not None:
                 answer = run.guarded(lambda: ask(run.url, question, model=plan.model.name, temperature=0))
                 print(show.once(plan, answer, startup_seconds))
@@ -112,7 +112,6 @@ def rehearse(
             run.present(startup_seconds)
             return run.watch()
     except Stop as stop:
-        print("\nending …", file=sys.stderr)
         return stop.exit_code
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -120,8 +119,29 @@ def rehearse(
             signal.signal(number, handler)
 
 
-def _on_signal(number: int, frame: FrameType | None) -> None:
-    raise Stop(number)
+@contextmanager
+def _announced() -> Iterator[None]:
+    """Say at once that a signal was heard; what follows takes seconds."""
+    try:
+        yield
+    except Stop:
+        print("\nending …", file=sys.stderr, flush=True)
+        raise
+
+
+def _signals(family: Family) -> Callable[[int, FrameType | None], None]:
+    """A handler: the first signal interrupts whatever runs, another one only hurries the end."""
+    stopping = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        if stopping:
+            family.hurry()
+        else:
+            stopping = True
+            raise Stop(number)
+
+    return handle
 
 
 @dataclass
@@ -139,8 +159,7 @@ class _Run:
 
     @property
     def url(self) -> str:
-        host = self.settings.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.http_port}"
+        return f"http://{show.address(self.settings.host, self.http_port)}"
 
     def start(self) -> None:
         """Router, then Ray, then the ranks, each waited for."""
@@ -153,8 +172,8 @@ class _Run:
             ports = json.loads(announce.read_text(encoding="utf-8"))
             self.http_port, self.grpc_port = ports["http_port"], ports["grpc_port"]
         with self.stages.stage("Ray"):
-            routers = f"{self.settings.host}:{self.grpc_port}"
-            command = self.commands.fleet(plan_file, routers, self.threads, self.temporary)
+            router = show.address(self.settings.host, self.grpc_port)
+            command = self.commands.fleet(plan_file, router, self.threads, self.temporary)
             fleet = self.family.spawn("fleet", command, self.logs / "fleet.log", private_environment())
             self._wait(lambda: fleet.said(RAY_UP))
         with self.stages.stage(f"vLLM ranks, {show.shape(self.plan)} on {self.plan.accelerators} CPU workers"):
@@ -170,9 +189,8 @@ class _Run:
         reader.end(self.guarded(lambda: ask(self.url, SAMPLE, model=self.plan.model.name, temperature=0, show=reader)))
         where = show.endpoints(
             self.plan,
-            host=self.settings.host,
-            http_port=self.http_port,
-            grpc_port=self.grpc_port,
+            http=show.address(self.settings.host, self.http_port),
+            grpc=show.address(self.settings.host, self.grpc_port),
             logs=str(self.logs),
         )
         print(where, flush=True)
@@ -180,10 +198,10 @@ class _Run:
     def watch(self) -> int:
         """Serve until a signal, which is the normal end (0); raise R1Error when a part dies."""
         try:
-            while (gone := self.family.ended()) is None:
-                time.sleep(POLL_S)
+            with _announced():
+                while (gone := self.family.ended()) is None:
+                    time.sleep(POLL_S)
         except Stop:
-            print("\nending …", file=sys.stderr)
             return 0
         raise Died(self._because(gone))
 

@@ -42,14 +42,19 @@ def usage_line(usage: dict[str, Any]) -> str:
     )
 
 
-def endpoints(plan: Plan, *, host: str, http_port: int, grpc_port: int, logs: str) -> str:
-    """Where everything is, and two examples that work as printed."""
+def address(host: str, port: int) -> str:
+    """``host:port`` as a client on this machine writes it; a router that listens everywhere is also here."""
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"[{here}]:{port}" if ":" in here else f"{here}:{port}"
+
+
+def endpoints(plan: Plan, *, http: str, grpc: str, logs: str) -> str:
+    """Where everything is (``http`` and ``grpc`` are host:port), and two examples that work as printed."""
     body = json.dumps({"model": plan.model.name, "messages": [{"role": "user", "content": "Is 91 prime?"}]})
-    address = f"[{host}]" if ":" in host else host
-    url = f"http://{address}:{http_port}"
+    url = f"http://{http}"
     return f"""
   HTTP      {url}/v1   (OpenAI chat completions)
-  gRPC      {address}:{grpc_port}   (r1.v1.Reasoning; reflection and health are on)
+  gRPC      {grpc}   (r1.v1.Reasoning; reflection and health are on)
   metrics   {url}/metrics
   plan      {plan.name} ({shape(plan)}, hash {plan.hash})
   logs      {logs}
