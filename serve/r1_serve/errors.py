@@ -17,6 +17,7 @@ class R1Error(Exception):
     reason: ClassVar[str] = "internal"
     http_status: ClassVar[int] = 500
     grpc_status: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
+    openai_type: ClassVar[str] = "server_error"
 
     def __init__(self, message: str, *, field: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -29,40 +30,49 @@ class InvalidRequest(R1Error):
     reason = "invalid_request"
     http_status = 400
     grpc_status = grpc.StatusCode.INVALID_ARGUMENT
+    openai_type = "invalid_request_error"
 
 
 class ContextLengthExceeded(InvalidRequest):
     reason = "context_length_exceeded"
 
 
-class UnknownModel(R1Error):
+class EngineRejected(InvalidRequest):
+    """The engine refused the request itself; every rank would."""
+
+    reason = "engine_rejected"
+
+
+class BodyTooLarge(InvalidRequest):
+    reason = "body_too_large"
+    http_status = 413
+
+
+class UnknownModel(InvalidRequest):
     reason = "model_not_found"
     http_status = 404
     grpc_status = grpc.StatusCode.NOT_FOUND
 
 
-class NotFound(R1Error):
+class NotFound(InvalidRequest):
     reason = "not_found"
     http_status = 404
     grpc_status = grpc.StatusCode.NOT_FOUND
 
 
-class MethodNotAllowed(R1Error):
+class MethodNotAllowed(InvalidRequest):
     reason = "method_not_allowed"
     http_status = 405
     grpc_status = grpc.StatusCode.UNIMPLEMENTED
 
 
-class BodyTooLarge(R1Error):
-    reason = "body_too_large"
-    http_status = 413
-    grpc_status = grpc.StatusCode.INVALID_ARGUMENT
-
-
 class FleetSaturated(R1Error):
+    """Every rank that serves the model has a full queue."""
+
     reason = "fleet_saturated"
     http_status = 429
     grpc_status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    openai_type = "rate_limit_error"
 
 
 class NoWorkers(R1Error):
@@ -81,10 +91,48 @@ class WorkerLost(R1Error):
     grpc_status = grpc.StatusCode.UNAVAILABLE
 
 
+class RouterStopping(R1Error):
+    reason = "router_stopping"
+    http_status = 503
+    grpc_status = grpc.StatusCode.UNAVAILABLE
+
+
 class DeadlineExceeded(R1Error):
     reason = "deadline_exceeded"
     http_status = 504
     grpc_status = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class Cancelled(R1Error):
+    """The client went away; nobody reads this but the log and the metrics."""
+
+    reason = "cancelled"
+    http_status = 499
+    grpc_status = grpc.StatusCode.CANCELLED
+
+
+class InternalError(R1Error):
+    """A fault of ours. The message carries the request id and nothing else; the log has the rest."""
+
+
+class AttachRefused(R1Error):
+    """A worker that cannot join this router."""
+
+    reason = "attach_refused"
+    http_status = 400
+    grpc_status = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class AlreadyAttached(AttachRefused):
+    reason = "already_attached"
+    grpc_status = grpc.StatusCode.ALREADY_EXISTS
+
+
+class BadFrame(AttachRefused):
+    """A worker that breaks the fleet protocol."""
+
+    reason = "bad_frame"
+    grpc_status = grpc.StatusCode.INVALID_ARGUMENT
 
 
 class StartupError(R1Error):

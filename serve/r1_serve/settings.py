@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic import Field, ValidationError
@@ -19,9 +21,14 @@ class RouterSettings(BaseSettings):
     http_port: int = Field(default=8000, ge=0, le=65535, description="0 picks a free one")
     grpc_port: int = Field(default=8001, ge=0, le=65535, description="clients and workers; 0 picks a free one")
     max_body_bytes: int = Field(default=4 << 20, ge=1024)
-    request_timeout_s: float = Field(default=3600.0, gt=0, description="deadline of a request that sets none")
+    request_timeout_s: float = Field(
+        default=3600.0, gt=0, description="deadline of a request; it can only ask for less"
+    )
     keep_alive_s: float = Field(default=10.0, gt=0, description="SSE comment after so long without an event")
+    worker_wait_s: float = Field(default=2.0, ge=0, description="how long a request waits for a first rank")
+    drain_s: float = Field(default=5.0, ge=0, description="how long running requests may go on after SIGTERM")
     policy: str = "least_load"
+    announce: Path | None = Field(default=None, description="file that is told the ports once both listen")
 
 
 class WorkerSettings(BaseSettings):
@@ -43,3 +50,8 @@ def load(kind: type[Kind], **flags: object) -> Kind:
     except ValidationError as e:
         faults = "; ".join(f"R1_{'_'.join(map(str, f['loc'])).upper()}: {f['msg']}" for f in e.errors())
         raise StartupError(f"bad setting: {faults}") from e
+
+
+def ray_address() -> str | None:
+    """The Ray cluster that the shell points at, by Ray's own variable. Empty counts as not set."""
+    return os.environ.get("RAY_ADDRESS") or None

@@ -1,0 +1,7 @@
+"""The router: requests come in over HTTP or gRPC, worker ranks attach from the other side.
+
+Follow one request: ``http/chat.py`` or ``north.py`` reads it, ``validate.py`` checks it, ``service.py`` opens a
+``Call``, ``prompt.py`` makes token ids, a policy of ``r1_cluster.routing`` picks a rank, ``generation.py`` submits to
+it. Each engine step of a rank arrives in ``fleet.py`` as one frame; ``ranks.py`` hands out its deltas, ``choice.py``
+turns ids into thinking and answer, ``call.py`` keeps them until the client's side writes them.
+"""

@@ -1,0 +1,72 @@
+"""Filter, score, pick. A policy is data: named filters, weighted scorers. Every choice says why it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from r1_cluster.routing.fleet import Demand, RankView
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """``keeps(demand, rank)`` is whether the rank may take the request; ``name`` says what it lacks where not."""
+
+    name: str
+    keeps: Callable[[Demand, RankView], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """``score(demand, rank)`` in 0..1, higher is better."""
+
+    name: str
+    weight: float
+    score: Callable[[Demand, RankView], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was picked and why. ``rank`` is None where every rank was filtered out.
+
+    ``scores``: for each rank that passed, each scorer's weighted points. ``excluded``: for the others, the filter.
+    """
+
+    rank: RankView | None
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    excluded: Mapping[str, str] = field(default_factory=dict)
+
+    def explain(self) -> str:
+        """One line for a log or a debug header."""
+        parts = [
+            f"{worker_id}={sum(points.values()):.3f} ({', '.join(f'{name} {p:.3f}' for name, p in points.items())})"
+            for worker_id, points in self.scores.items()
+        ]
+        parts += [f"{worker_id} out: {name}" for worker_id, name in self.excluded.items()]
+        picked = self.rank.worker_id if self.rank else "none"
+        return f"picked {picked}; " + ("; ".join(parts) or "no ranks")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    name: str
+    filters: tuple[Filter, ...]
+    scorers: tuple[Scorer, ...]
+
+    def choose(self, demand: Demand, ranks: Sequence[RankView]) -> Choice:
+        """Pick the best-scored rank that passes every filter; among equals the one picked longest ago."""
+        scores: dict[str, dict[str, float]] = {}
+        excluded: dict[str, str] = {}
+        best: RankView | None = None
+        best_key: tuple[float, int, str] | None = None
+        for rank in ranks:
+            missing = next((f.name for f in self.filters if not f.keeps(demand, rank)), None)
+            if missing is not None:
+                excluded[rank.worker_id] = missing
+                continue
+            points = {s.name: s.weight * s.score(demand, rank) for s in self.scorers}
+            scores[rank.worker_id] = points
+            key = (-sum(points.values()), rank.last_pick, rank.worker_id)
+            if best_key is None or key < best_key:
+                best, best_key = rank, key
+        return Choice(best, scores, excluded)

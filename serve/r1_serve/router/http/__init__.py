@@ -1,0 +1,1 @@
+"""HTTP in and out: ``app.py`` has the routes, ``chat.py`` follows one request."""

@@ -1,0 +1,131 @@
+"""The router's HTTP application: routes, request ids, and every error in OpenAI's shape."""
+
+from __future__ import annotations
+
+import logging
+from typing import cast
+
+import orjson
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from r1_serve.errors import InternalError, MethodNotAllowed, NotFound, R1Error
+from r1_serve.router.http.chat import chat_completions
+from r1_serve.router.http.errors import error_response
+from r1_serve.router.http.shape import model_body
+from r1_serve.router.request_id import HEADER, request_id
+from r1_serve.router.service import Service
+
+logger = logging.getLogger(__name__)
+
+
+def application(service: Service) -> Starlette:
+    app = Starlette(
+        routes=[
+            Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+            Route("/v1/models", models, methods=["GET"]),
+            Route("/v1/models/{name:path}", model, methods=["GET"]),
+            Route("/health", health, methods=["GET"]),
+            Route("/ready", ready, methods=["GET"]),
+            Route("/metrics", metrics, methods=["GET"]),
+        ],
+        middleware=[Middleware(_Outermost)],
+        exception_handlers={R1Error: _refused, HTTPException: _no_route},
+    )
+    app.state.service = service
+    return app
+
+
+class _Outermost:
+    """Gives each request an id, in the response and in the log of what went wrong; shows no stack trace to anyone."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(HEADER.encode())
+        own_id = request_id(given)
+        scope.setdefault("state", {})["request_id"] = own_id
+        started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(raw=message["headers"])[HEADER] = own_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            return
+        except Exception:
+            logger.exception("request %s failed", own_id)
+            if not started:
+                error = InternalError(f"internal error; the router's log has more under request id {own_id}")
+                await error_response(error)(scope, receive, send_with_id)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    return error_response(cast(R1Error, error))
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    found = cast(HTTPException, error)
+    if found.status_code == 405:
+        allowed = (found.headers or {}).get("Allow", "another method")
+        response = error_response(MethodNotAllowed(f"use {allowed} on {request.url.path[:200]}"))
+        response.headers["allow"] = allowed
+        return response
+    return error_response(NotFound(f"nothing at {request.url.path[:200]}: chat is at /v1/chat/completions"))
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(orjson.dumps(value), status, media_type="application/json")
+
+
+async def models(request: Request) -> Response:
+    """Every name a request may use, aliases included."""
+    catalog = request.app.state.service.catalog
+    named = [model_body(m, name) for m in catalog.models.values() for name in (m.name, *m.aliases)]
+    return _json({"object": "list", "data": named})
+
+
+async def model(request: Request) -> Response:
+    name = request.path_params["name"]
+    return _json(model_body(request.app.state.service.catalog.resolve(name), name))
+
+
+async def health(request: Request) -> Response:
+    """200 as long as the process serves at all."""
+    return _json({"status": "ok"})
+
+
+async def ready(request: Request) -> Response:
+    """200 when each model has at least one whole gang, else 503."""
+    service: Service = request.app.state.service
+    state = {
+        "ready": service.ready,
+        "stopping": service.stopping,
+        "models": {
+            name: {"ready": service.ranks.ready(name), "ranks": len(service.ranks.of(name))}
+            for name in service.catalog.models
+        },
+    }
+    return _json(state, 200 if service.ready else 503)
+
+
+async def metrics(request: Request) -> Response:
+    service: Service = request.app.state.service
+    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(service.metrics.registry), headers={"content-type": content_type})

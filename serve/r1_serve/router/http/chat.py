@@ -1,0 +1,151 @@
+"""POST /v1/chat/completions, streamed and not. Both stop the generation when the client hangs up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import AsyncIterator
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from r1_serve.errors import Cancelled, InternalError, InvalidRequest, R1Error
+from r1_serve.router.call import Call, Event
+from r1_serve.router.http.body import read_json
+from r1_serve.router.http.errors import error_response
+from r1_serve.router.http.shape import completion_body
+from r1_serve.router.http.sse import DONE, KEEP_ALIVE, Chunks
+from r1_serve.router.service import Service
+from r1_serve.router.validate import check
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_HEADER = "x-request-timeout"
+
+
+async def chat_completions(request: Request) -> Response:
+    """Raises R1Error for whatever is known before the first token."""
+    service: Service = request.app.state.service
+    try:
+        timeout_s = _timeout(request)
+        body = check(await read_json(request, service.settings.max_body_bytes))
+        chat = body.request()
+        if body.stream_options is not None and not body.stream:
+            raise InvalidRequest("stream_options: only with stream true", field="stream_options")
+    except R1Error as e:
+        raise service.refused(e) from None
+    call = await service.open(chat, request.state.request_id, timeout_s)
+    if not body.stream:
+        return _Whole(call)
+    options = body.stream_options
+    return _Stream(call, service.settings.keep_alive_s, include_usage=bool(options and options.include_usage))
+
+
+def _timeout(request: Request) -> float | None:
+    given = request.headers.get(TIMEOUT_HEADER)
+    if given is None:
+        return None
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InvalidRequest(f"{TIMEOUT_HEADER}: give seconds above 0, not {given[:40]!r}", field=TIMEOUT_HEADER)
+    return seconds
+
+
+@contextlib.asynccontextmanager
+async def _while_connected(receive: Receive, call: Call) -> AsyncIterator[None]:
+    """Cancels ``call`` as soon as the client is gone, and on the way out."""
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        call.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watcher.cancel()
+        call.cancel()
+
+
+class _Whole(Response):
+    """The complete answer, once it is complete."""
+
+    def __init__(self, call: Call) -> None:
+        super().__init__()
+        self._call = call
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        events: list[Event] = []
+        async with _while_connected(receive, self._call):
+            try:
+                while new := await self._call.take():
+                    events += new
+                body = orjson.dumps(completion_body(self._call, events))
+                response = Response(body, media_type="application/json")
+            except Cancelled:
+                return
+            except R1Error as e:
+                response = error_response(e)
+        await response(scope, receive, send)
+
+
+class _Stream(Response):
+    """Server-sent events. Until the first event an error still has its own status; then it is an event."""
+
+    def __init__(self, call: Call, keep_alive_s: float, *, include_usage: bool) -> None:
+        super().__init__()
+        self._call = call
+        self._keep_alive_s = keep_alive_s
+        self._include_usage = include_usage
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with _while_connected(receive, self._call):
+            try:
+                events = await self._call.take(self._keep_alive_s)
+            except Cancelled:
+                return
+            except R1Error as e:
+                await error_response(e)(scope, receive, send)
+                return
+            headers = [
+                (b"content-type", b"text/event-stream; charset=utf-8"),
+                (b"cache-control", b"no-cache"),
+                (b"x-accel-buffering", b"no"),
+            ]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            with contextlib.suppress(Cancelled):
+                await self._events(events, send)
+
+    async def _events(self, events: list[Event], send: Send) -> None:
+        call, chunks = self._call, Chunks(self._call)
+
+        async def write(data: bytes, *, more: bool = True) -> None:
+            await send({"type": "http.response.body", "body": data, "more_body": more})
+
+        data = chunks.opening()
+        try:
+            while True:
+                data += b"".join(map(chunks.event, events))
+                if call.ended and not events:
+                    break
+                await write(data or KEEP_ALIVE)
+                data = b""
+                events = await call.take(self._keep_alive_s)
+        except Cancelled:
+            raise
+        except R1Error as e:
+            await write(data + chunks.error(e), more=False)
+        except Exception:
+            logger.exception("stream %s failed", call.request_id)
+            hidden = InternalError(f"internal error; the router's log has more under request id {call.request_id}")
+            await write(chunks.error(hidden), more=False)
+        else:
+            await write((chunks.usage() if self._include_usage else b"") + DONE, more=False)

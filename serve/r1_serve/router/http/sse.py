@@ -1,0 +1,58 @@
+"""Events of a call as OpenAI's chat.completion.chunk, in server-sent events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from r1_serve.errors import R1Error
+from r1_serve.router.call import Call, Event, Finished
+from r1_serve.router.choice import Kind
+from r1_serve.router.http.errors import error_body
+from r1_serve.router.http.shape import usage_body
+
+DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
+
+
+def data(value: Any) -> bytes:
+    return b"data: " + orjson.dumps(value) + b"\n\n"
+
+
+class Chunks:
+    """Formats one call. What is the same in every chunk is written once."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._common = {
+            "id": f"chatcmpl-{call.request_id}",
+            "object": "chat.completion.chunk",
+            "created": call.created,
+            "model": call.model.name,
+        }
+        self._head = b"data: " + orjson.dumps(self._common)[:-1] + b',"choices":[{"index":%d,"delta":'
+
+    def opening(self) -> bytes:
+        """The role of each choice."""
+        delta = b'{"role":"assistant","content":""}'
+        return b"".join(self._chunk(index, delta, b"null") for index in range(self._call.request.n))
+
+    def event(self, event: Event) -> bytes:
+        if isinstance(event, Finished):
+            return self._chunk(event.index, b"{}", b'"%b"' % event.reason.encode())
+        text = orjson.dumps(event.text)
+        if event.kind is Kind.ANSWER:
+            return self._chunk(event.index, b'{"content":%b}' % text, b"null")
+        # DeepSeek's clients read the first, vLLM's and newer ones the second.
+        return self._chunk(event.index, b'{"reasoning_content":%b,"reasoning":%b}' % (text, text), b"null")
+
+    def usage(self) -> bytes:
+        return data({**self._common, "choices": [], "usage": usage_body(self._call.usage())})
+
+    def error(self, error: R1Error) -> bytes:
+        """Instead of what is missing; no [DONE] follows, the stream is not complete."""
+        return data(error_body(error))
+
+    def _chunk(self, index: int, delta: bytes, finish: bytes) -> bytes:
+        return self._head % index + delta + b',"finish_reason":' + finish + b"}]}\n\n"

@@ -1,0 +1,137 @@
+"""The router's metrics, ``r1_*`` in Prometheus form. docs/metrics.md says of each what to do about it.
+
+Labels only take values of the plans, of the error tree and of small fixed sets: no client can make a new series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from r1_serve.errors import R1Error
+from r1_serve.router.choice import Thought
+from r1_serve.router.ranks import Ranks
+from r1_serve.router.usage import Usage
+
+DEFAULT_TENANT = "default"
+NO_MODEL = "unknown"
+
+# Thoughts take from a blink to an hour; steps from a millisecond to a stalled second.
+_TO_AN_HOUR = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600, 1200, 1800, 2700, 3600)
+_STEPS = (0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 5)
+
+
+class Metrics:
+    """All of one router, registered in ``registry``."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: Iterable[float] = _TO_AN_HOUR) -> Histogram:
+            return Histogram(name, text, ("model",), registry=registry, buckets=tuple(buckets))
+
+        tokens = ("model", "tenant")
+        self.prompt_tokens = counter("r1_prompt_tokens_total", "Prompt tokens of admitted requests", *tokens)
+        self.cached_tokens = counter("r1_cached_prompt_tokens_total", "Prompt tokens found in a prefix cache", *tokens)
+        self.reasoning_tokens = counter("r1_reasoning_tokens_total", "Tokens of thoughts, tags excluded", *tokens)
+        self.answer_tokens = counter("r1_answer_tokens_total", "Tokens of answers", *tokens)
+        self.requests = counter("r1_requests_total", "Requests by outcome: ok or an error's reason", "model", "outcome")
+        self.choices = counter("r1_choices_total", "Completed choices by finish reason", "model", "finish_reason")
+        self.thoughts = counter("r1_thoughts_total", "Completed choices by how their thought went", "model", "thought")
+        self.stray_deltas = counter("r1_stray_deltas_total", "Deltas for requests no longer known here")
+        self.time_to_first_token = histogram("r1_time_to_first_token_seconds", "Arrival to the first token of a choice")
+        self.time_to_first_answer_token = histogram(
+            "r1_time_to_first_answer_token_seconds", "Arrival to the first token after the thought"
+        )
+        self.thinking = histogram("r1_thinking_seconds", "First token to the end of the thought")
+        self.inter_token_latency = histogram("r1_inter_token_latency_seconds", "Time between tokens", _STEPS)
+        self.queue_time = histogram("r1_queue_time_seconds", "Wait in the engine before its first step")
+        self.request_duration = histogram("r1_request_duration_seconds", "Arrival to the last token, admitted requests")
+
+    def outcome(self, model: str, error: R1Error | None) -> None:
+        self.requests.labels(model, error.reason if error else "ok").inc()
+
+    def of(self, model: str) -> ModelMetrics:
+        return ModelMetrics(self, model)
+
+    def watch(self, ranks: Ranks, models: Iterable[str]) -> None:
+        """Add the gauges of the attached ranks, read when scraped."""
+        self.registry.register(_RankCollector(ranks, tuple(models)))
+
+
+class ModelMetrics:
+    """One model's series, labels resolved once: nothing is looked up for a token."""
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        tenant = DEFAULT_TENANT
+        self._prompt_tokens = metrics.prompt_tokens.labels(model, tenant)
+        self._cached_tokens = metrics.cached_tokens.labels(model, tenant)
+        self._reasoning_tokens = metrics.reasoning_tokens.labels(model, tenant)
+        self._answer_tokens = metrics.answer_tokens.labels(model, tenant)
+        self._thoughts = {thought: metrics.thoughts.labels(model, thought.value) for thought in Thought}
+        self._choices = {reason: metrics.choices.labels(model, reason) for reason in ("stop", "length")}
+        self._time_to_first_token = metrics.time_to_first_token.labels(model)
+        self.time_to_first_answer_token = metrics.time_to_first_answer_token.labels(model)
+        self._thinking = metrics.thinking.labels(model)
+        self.inter_token_latency = metrics.inter_token_latency.labels(model)
+        self._queue_time = metrics.queue_time.labels(model)
+        self._request_duration = metrics.request_duration.labels(model)
+
+    def first_token(self, seconds: float, queue_seconds: float) -> None:
+        self._time_to_first_token.observe(seconds)
+        self._queue_time.observe(queue_seconds)
+
+    def choice(self, thought: Thought, finish_reason: str, thinking_seconds: float) -> None:
+        self._thoughts[thought].inc()
+        self._choices[finish_reason].inc()
+        if thought is not Thought.NONE:
+            self._thinking.observe(thinking_seconds)
+
+    def request(self, usage: Usage) -> None:
+        """An admitted request has ended, well or not: its tokens were computed either way."""
+        self._prompt_tokens.inc(usage.prompt_tokens)
+        self._cached_tokens.inc(usage.cached_tokens)
+        self._reasoning_tokens.inc(usage.reasoning_tokens)
+        self._answer_tokens.inc(usage.answer_tokens)
+        self._request_duration.observe(usage.total_seconds)
+
+
+class _RankCollector(Collector):
+    """Gauges of the ranks attached now. A gang is labelled by its slot, not its id, so that restarts make no series."""
+
+    def __init__(self, ranks: Ranks, models: tuple[str, ...]) -> None:
+        self._ranks = ranks
+        self._models = models
+
+    def collect(self) -> Iterator[Metric]:
+        labels = ("model", "plan", "pool", "gang", "rank")
+        gauges = {
+            "running": GaugeMetricFamily("r1_rank_running", "Requests running on the rank", labels=labels),
+            "waiting": GaugeMetricFamily("r1_rank_waiting", "Requests waiting on the rank", labels=labels),
+            "in_flight": GaugeMetricFamily("r1_rank_in_flight", "Requests of this router on the rank", labels=labels),
+            "kv": GaugeMetricFamily("r1_rank_kv_usage_ratio", "Share of the rank's KV cache in use", labels=labels),
+            "step": GaugeMetricFamily("r1_rank_step_seconds", "The rank's last engine step", labels=labels),
+            "preemptions": GaugeMetricFamily("r1_rank_preemptions", "Preemptions since the rank began", labels=labels),
+            "draining": GaugeMetricFamily("r1_rank_draining", "1 while the rank takes no new requests", labels=labels),
+        }
+        attached = GaugeMetricFamily("r1_ranks_attached", "Ranks attached to this router", labels=("model",))
+        for rank in self._ranks:
+            hello, load = rank.hello, rank.load
+            values = (hello.model, rank.plan.name, hello.pool, str(rank.slot), str(hello.rank))
+            gauges["running"].add_metric(values, load.running)
+            gauges["waiting"].add_metric(values, load.waiting)
+            gauges["in_flight"].add_metric(values, rank.in_flight)
+            gauges["kv"].add_metric(values, load.kv_usage)
+            gauges["step"].add_metric(values, load.step_time_us / 1e6)
+            gauges["preemptions"].add_metric(values, load.preemptions_total)
+            gauges["draining"].add_metric(values, rank.draining)
+        for model in self._models:
+            attached.add_metric((model,), len(self._ranks.of(model)))
+        yield attached
+        yield from gauges.values()

@@ -1,0 +1,177 @@
+"""The attached ranks, what each is doing and who waits for one. One event loop; nothing here blocks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from r1_cluster.plan import Plan
+from r1_cluster.routing import RankView
+
+from r1_serve.errors import AlreadyAttached, R1Error, WorkerLost
+from r1_serve.protos import fleet_pb2 as pb
+
+logger = logging.getLogger(__name__)
+
+
+class Work(Protocol):
+    """A generation as a rank sees it."""
+
+    def submission(self, request_id: int) -> pb.Submit: ...
+
+    def on_delta(self, delta: pb.Delta) -> bool:
+        """Take what a step brought; return whether it was the last."""
+
+    def fail(self, error: R1Error) -> None: ...
+
+    def lost(self, error: WorkerLost) -> None:
+        """The rank is gone."""
+
+
+class Rank:
+    """One attached stream: commands go into ``outbox``, frames come to :meth:`on_frame`. None ends the outbox."""
+
+    def __init__(self, hello: pb.Hello, plan: Plan, slot: int) -> None:
+        self.hello = hello
+        self.plan = plan
+        self.slot = slot  # of the gang among those of its plan: a small number that is used again, for metrics
+        self.load = pb.Load()
+        self.draining = False
+        self.last_pick = 0
+        self.outbox: asyncio.Queue[pb.RouterMessage | None] = asyncio.Queue()
+        self._work: dict[int, Work] = {}
+        self._next_id = 1
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._work)
+
+    def view(self) -> RankView:
+        return RankView(
+            worker_id=self.hello.worker_id,
+            max_num_seqs=max(1, self.hello.capacity.max_num_seqs),
+            max_waiting_requests=self.plan.limits.max_waiting_requests,
+            in_flight=len(self._work),
+            running=self.load.running,
+            waiting=self.load.waiting,
+            kv_usage=self.load.kv_usage,
+            kv_tokens=self.hello.capacity.kv_tokens,
+            step_time_s=self.load.step_time_us / 1e6,
+            draining=self.draining,
+            last_pick=self.last_pick,
+        )
+
+    def submit(self, work: Work) -> int:
+        request_id, self._next_id = self._next_id, self._next_id + 1
+        self._work[request_id] = work
+        self.outbox.put_nowait(pb.RouterMessage(submit=work.submission(request_id)))
+        return request_id
+
+    def abort(self, request_id: int) -> None:
+        """Stop a request. One that has just finished is unknown here and to the worker, which is no fault."""
+        if self._work.pop(request_id, None) is not None:
+            self.outbox.put_nowait(pb.RouterMessage(abort=pb.Abort(request_id=request_id)))
+
+    def on_frame(self, frame: pb.Frame) -> int:
+        """The token path: all of a step's tokens in one pass. Returns how many deltas were for no known request."""
+        strays = 0
+        for delta in frame.deltas:
+            work = self._work.get(delta.request_id)
+            if work is None:
+                strays += 1  # it crossed our Abort on the way
+                continue
+            try:
+                last = work.on_delta(delta)
+            except Exception:
+                logger.exception("a delta of request %d broke its generation", delta.request_id)
+                self.abort(delta.request_id)
+                work.fail(R1Error("internal error while reading the model's tokens; the log has more"))
+                continue
+            if last:
+                self._work.pop(delta.request_id, None)
+        if frame.HasField("load"):
+            self.load = frame.load
+        self.draining = frame.draining
+        return strays
+
+    def lose(self, error: WorkerLost) -> None:
+        """The stream is gone: so is everything on it."""
+        work, self._work = self._work, {}
+        for item in work.values():
+            item.lost(error)
+        self.outbox.put_nowait(None)
+
+
+class Ranks:
+    """All attached ranks by worker id. ``on_change`` is called after every attach, detach and change of draining."""
+
+    def __init__(self, on_change: Callable[[], None] = lambda: None) -> None:
+        self._ranks: dict[str, Rank] = {}
+        self._arrivals: dict[str, asyncio.Event] = {}
+        self._picks = 0
+        self.on_change = on_change
+
+    def __iter__(self) -> Iterator[Rank]:
+        return iter(self._ranks.values())
+
+    def attach(self, hello: pb.Hello, plan: Plan) -> Rank:
+        """Raises AlreadyAttached. Of two streams with one worker id the first stays: a dead one ends by keepalive."""
+        if hello.worker_id in self._ranks:
+            raise AlreadyAttached(
+                f"worker {hello.worker_id!r} has a stream here: end that one, or if it is dead retry within seconds"
+            )
+        rank = Rank(hello, plan, self._slot(hello))
+        self._ranks[hello.worker_id] = rank
+        self._arrival(hello.model).set()
+        self.on_change()
+        return rank
+
+    def detach(self, rank: Rank, why: str) -> None:
+        self._ranks.pop(rank.hello.worker_id, None)
+        if not self.of(rank.hello.model):
+            self._arrival(rank.hello.model).clear()
+        rank.lose(WorkerLost(f"the worker that held this request is gone ({why}); send it again", retry_after=1.0))
+        self.on_change()
+
+    def on_frame(self, rank: Rank, frame: pb.Frame) -> int:
+        was_draining = rank.draining
+        strays = rank.on_frame(frame)
+        if rank.draining != was_draining:
+            self.on_change()
+        return strays
+
+    def of(self, model: str) -> list[Rank]:
+        return [rank for rank in self if rank.hello.model == model]
+
+    def picked(self, rank: Rank) -> None:
+        self._picks += 1
+        rank.last_pick = self._picks
+
+    def ready(self, model: str) -> bool:
+        """Whether at least one whole gang is attached and not draining: a gang steps together or not at all."""
+        gangs: dict[str, int] = {}
+        for rank in self.of(model):
+            if not rank.draining:
+                gangs[rank.hello.gang_id] = gangs.get(rank.hello.gang_id, 0) + 1
+                if gangs[rank.hello.gang_id] >= rank.hello.gang_size:
+                    return True
+        return False
+
+    async def wait_for(self, model: str, timeout_s: float) -> None:
+        """Return when a rank of ``model`` is attached, at the latest after ``timeout_s``."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._arrival(model).wait()
+        except TimeoutError:
+            return
+
+    def _arrival(self, model: str) -> asyncio.Event:
+        return self._arrivals.setdefault(model, asyncio.Event())
+
+    def _slot(self, hello: pb.Hello) -> int:
+        gangs = {rank.hello.gang_id: rank.slot for rank in self if rank.hello.plan_hash == hello.plan_hash}
+        if hello.gang_id in gangs:
+            return gangs[hello.gang_id]
+        return next(slot for slot in range(len(gangs) + 1) if slot not in gangs.values())

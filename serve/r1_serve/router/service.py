@@ -1,0 +1,180 @@
+"""From a checked request to a running call: the path both doors share. No HTTP and no gRPC in here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+
+from r1_cluster.routing import Demand, Policy
+
+from r1_serve.errors import ContextLengthExceeded, FleetSaturated, NoWorkers, R1Error, RouterStopping
+from r1_serve.protos import fleet_pb2 as pb
+from r1_serve.router.call import Call
+from r1_serve.router.choice import Choice
+from r1_serve.router.generation import Generation
+from r1_serve.router.metrics import NO_MODEL, Metrics
+from r1_serve.router.models import Catalog, ServedModel
+from r1_serve.router.ranks import Rank, Ranks
+from r1_serve.router.request import ChatRequest
+from r1_serve.settings import RouterSettings
+
+# What a refused client is told to wait, from the time requests take: between a second and a minute.
+_MIN_RETRY_S, _MAX_RETRY_S = 1.0, 60.0
+_SMOOTHING = 0.1
+
+
+class Service:
+    """Opens calls: normalise, tokenise, check the room, pick a rank a choice, submit."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        ranks: Ranks,
+        policy: Policy,
+        metrics: Metrics,
+        settings: RouterSettings,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.catalog = catalog
+        self.ranks = ranks
+        self.metrics = metrics
+        self.settings = settings
+        self.stopping = False
+        self._calls: set[Call] = set()
+        self._idle = asyncio.Event()  # set when the last call of a stopping router ends
+        self._policy = policy
+        self._clock = clock
+        self._of_model = {name: metrics.of(name) for name in catalog.models}
+        self._mean_duration_s = dict.fromkeys(catalog.models, _MIN_RETRY_S)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model has a whole gang."""
+        return not self.stopping and all(self.ranks.ready(name) for name in self.catalog.models)
+
+    async def open(self, request: ChatRequest, request_id: str, timeout_s: float | None = None) -> Call:
+        """Start ``request``; it ends after ``timeout_s`` or the settings' limit, whichever is less. Raises R1Error."""
+        if self.stopping:
+            raise self.refused(RouterStopping("this router is stopping: send the request to another", retry_after=1.0))
+        try:
+            model = self.catalog.resolve(request.model)
+        except R1Error as e:
+            raise self.refused(e) from None
+        limit = self.settings.request_timeout_s
+        call = Call(
+            request_id,
+            request,
+            model,
+            timeout_s=limit if timeout_s is None else min(limit, timeout_s),
+            created=int(time.time()),
+            clock=self._clock,
+            on_end=self._ended,
+        )
+        self._calls.add(call)
+        try:
+            await self._start(call, model)
+        except R1Error as e:
+            call.fail(e)
+            raise
+        except BaseException:
+            call.cancel()
+            raise
+        return call
+
+    async def drain(self, timeout_s: float) -> None:
+        """Refuse new calls, give running ones ``timeout_s``, end the rest with RouterStopping."""
+        self.stopping = True
+        if self._calls:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._idle.wait()
+        for call in list(self._calls):
+            call.fail(RouterStopping("this router stopped: send the request to another", retry_after=1.0))
+
+    def refused(self, error: R1Error) -> R1Error:
+        """Count a request that never became a call; returns the error, to be raised."""
+        self.metrics.outcome(NO_MODEL, error)
+        return error
+
+    async def _start(self, call: Call, model: ServedModel) -> None:
+        request = call.request
+        prompt = await model.prompts.encode(request.messages)
+        sampling = _sampling(request, model, len(prompt))
+        demand = Demand(len(prompt), sampling.max_tokens)
+        if not self.ranks.of(model.name):
+            await self.ranks.wait_for(model.name, self.settings.worker_wait_s)
+        if call.error is not None:  # its deadline passed, or the router stopped, meanwhile
+            raise call.error
+        for index in range(request.n):
+            rank = self._pick(model, demand)
+            choice = Choice(model.vocabulary, thinking=model.opens_thought, stop=request.stop)
+            own = pb.Sampling()
+            own.CopyFrom(sampling)
+            if request.seed is not None:
+                own.seed = _wrapped(request.seed + index)  # else all choices would be the same
+            generation = Generation(call, index, prompt, own, choice, self._of_model[model.name])
+            call.generations.append(generation)
+            call.prompt_tokens = len(prompt)
+            generation.start(rank)
+
+    def _pick(self, model: ServedModel, demand: Demand) -> Rank:
+        ranks = self.ranks.of(model.name)
+        choice = self._policy.choose(demand, [rank.view() for rank in ranks])
+        if choice.rank is not None:
+            picked = choice.rank.worker_id
+            rank = next(rank for rank in ranks if rank.hello.worker_id == picked)
+            self.ranks.picked(rank)
+            return rank
+        if not any(not rank.draining for rank in ranks):
+            raise NoWorkers(f"no worker serves {model.name} now: retry, or see /ready", retry_after=_MIN_RETRY_S)
+        seats = sum(rank.hello.capacity.max_num_seqs for rank in ranks) or 1
+        wait = min(_MAX_RETRY_S, max(_MIN_RETRY_S, self._mean_duration_s[model.name] / seats))
+        raise FleetSaturated(f"every worker of {model.name} has a full queue: retry in {wait:.0f} s", retry_after=wait)
+
+    def _ended(self, call: Call, error: R1Error | None) -> None:
+        self._calls.discard(call)
+        if self.stopping and not self._calls:
+            self._idle.set()
+        name = call.model.name
+        self.metrics.outcome(name, error)
+        if call.generations:
+            usage = call.usage()
+            self._of_model[name].request(usage)
+            if error is None:
+                mean = self._mean_duration_s[name]
+                self._mean_duration_s[name] = mean + _SMOOTHING * (usage.total_seconds - mean)
+
+
+def _sampling(request: ChatRequest, model: ServedModel, prompt_tokens: int) -> pb.Sampling:
+    """The request's sampling with the checkpoint's defaults, and max_tokens. Raises ContextLengthExceeded."""
+    room = model.max_model_len - prompt_tokens
+    if room < 1 or (request.max_tokens or 0) > room:
+        asked = f" and max_tokens {request.max_tokens}" if request.max_tokens else ""
+        raise ContextLengthExceeded(
+            f"{model.name} holds {model.max_model_len} tokens: the prompt's {prompt_tokens}{asked} do not fit, "
+            + (f"at most {room} are left for max_tokens" if room > 0 else "shorten the messages"),
+            field="messages" if room < 1 else "max_tokens",
+        )
+    defaults = model.checkpoint.sampling
+
+    def given(value: float | None, default: float) -> float:
+        return default if value is None else value
+
+    return pb.Sampling(
+        temperature=given(request.temperature, defaults.temperature),
+        top_p=given(request.top_p, defaults.top_p),
+        top_k=defaults.top_k if request.top_k is None else request.top_k,
+        min_p=given(request.min_p, defaults.min_p),
+        presence_penalty=request.presence_penalty,
+        frequency_penalty=request.frequency_penalty,
+        repetition_penalty=given(request.repetition_penalty, defaults.repetition_penalty),
+        max_tokens=request.max_tokens or min(model.default_max_tokens, room),
+        stop_token_ids=model.checkpoint.eos_ids,
+    )
+
+
+def _wrapped(seed: int) -> int:
+    """``seed`` within a signed 64-bit integer."""
+    return (seed + (1 << 63)) % (1 << 64) - (1 << 63)
