@@ -119,21 +119,24 @@ def ask(
 
 def main() -> None:
     """Entry point. Exit codes: 0, 1 a bug or a part that died, 2 a configuration or machine that cannot work."""
-    from r1_serve.errors import R1Error
-
     try:
         app()
-    except (R1Error, PlanError) as e:
-        print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
-        sys.exit(getattr(e, "exit_code", 2))
     except Exception as e:
-        log = LOGS / "bug.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(traceback.format_exc(), encoding="utf-8")
-        print(
-            f"error: this is a bug: {type(e).__name__}: {' '.join(str(e).split())[:300]} (log: {log})", file=sys.stderr
-        )
-        sys.exit(1)
+        sys.exit(_report(e))
+
+
+def _report(error: Exception) -> int:
+    from r1_serve.errors import R1Error  # brings gRPC, which `r1 --help` does without
+
+    text = " ".join(str(error).split())
+    if isinstance(error, R1Error | PlanError):
+        print(f"error: {text}", file=sys.stderr)
+        return int(getattr(error, "exit_code", 2))
+    log = LOGS / "bug.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    print(f"error: this is a bug: {type(error).__name__}: {text[:300]} (log: {log})", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -47,6 +48,7 @@ def serve(plan: Plan, *, address: str, routers: str | None, threads: int, tempor
     (rehearsed) accelerators as the plan asks for. Raises StartupError where Ray or a rank does not start, and when
     Ray ends while the ranks serve.
     """
+    _reach(address)
     import ray
 
     from r1_serve.workers.application import deploy, undeploy
@@ -68,7 +70,7 @@ def serve(plan: Plan, *, address: str, routers: str | None, threads: int, tempor
         else:
             ray.init(address=address, log_to_driver=False, namespace="r1")
     except (ConnectionError, RuntimeError, ValueError, OSError) as e:
-        raise StartupError(f"Ray at {address} is not to be had: {' '.join(str(e).split())[:300]}") from e
+        raise StartupError(f"no Ray cluster at {address}: {' '.join(str(e).split())[:300]}") from e
     print(f"{RAY_UP}: {plan.accelerators} accelerators asked for", flush=True)
     for number in (signal.SIGTERM, signal.SIGINT):  # ray.init has put its own there
         signal.signal(number, _leave)
@@ -82,6 +84,17 @@ def serve(plan: Plan, *, address: str, routers: str | None, threads: int, tempor
     finally:
         undeploy()
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Ray ends the process, without an exception, where nothing answers at ``host:port``: ask first."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError as e:
+        raise StartupError(f"no Ray cluster answers at {address} ({e.strerror or e}): is its head running?") from e
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
