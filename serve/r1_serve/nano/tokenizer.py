@@ -76,7 +76,9 @@ def build_tokenizer(samples: int = 30_000) -> Tokenizer:
         pieces.update({piece: samples for piece, _ in splitter.pre_tokenize_str(text)})
     for _ in range(samples):
         problem = training_problem(rng)
-        text = f"{problem.question}\n{problem.answer}\n{problem.thinking}"
+        # What is left of a counted word must stay spelled, however frequent it is.
+        thinking = problem.thinking.partition("\n")[0] if problem.task == "letters" else problem.thinking
+        text = f"{problem.question}\n{problem.answer}\n{thinking}"
         pieces.update(piece for piece, _ in splitter.pre_tokenize_str(text))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     room = VOCAB_SIZE - len(SPECIAL) - len(alphabet)

@@ -72,7 +72,10 @@ def train(args: argparse.Namespace) -> dict[str, float]:
         state = torch.load(args.state, map_location=device)
         model.load_state_dict(state["model"])
         for opt, saved in zip(opts, state["optimizers"], strict=True):
+            peaks = [group["peak"] for group in opt.param_groups]
             opt.load_state_dict(saved)
+            for group, peak in zip(opt.param_groups, peaks, strict=True):
+                group["peak"] = peak  # this run's rate, not the one the state was left with
         step, tokens = state["step"], state["tokens"]
         seed += step
     weights = json.loads(args.weights) if args.weights else {}
