@@ -52,8 +52,9 @@ class Fleet(rpc.FleetServicer):
             logger.error("worker %s breaks the protocol: %s", hello.worker_id, why)
             await context.abort(e.grpc_status, why, (("r1-reason", e.reason),))
         finally:
-            commands.cancel()
             self._ranks.detach(rank, why)
+            commands.cancel()
+            await asyncio.gather(commands, return_exceptions=True)  # it may have met the broken stream first
             logger.info("detached: %s: %s", hello.worker_id, why)
 
     async def _welcome(self, messages: AsyncIterator[pb.WorkerMessage], context: grpc.aio.ServicerContext) -> Rank:
@@ -86,8 +87,8 @@ class Fleet(rpc.FleetServicer):
 
 
 async def _send_commands(rank: Rank, context: grpc.aio.ServicerContext) -> None:
-    while (command := await rank.outbox.get()) is not None:
-        await context.write(command)
+    while True:
+        await context.write(await rank.outbox.get())
 
 
 def check_hello(hello: pb.Hello, catalog: Catalog) -> Plan:

@@ -31,7 +31,7 @@ class Work(Protocol):
 
 
 class Rank:
-    """One attached stream: commands go into ``outbox``, frames come to :meth:`on_frame`. None ends the outbox."""
+    """One attached stream: commands go into ``outbox``, frames come to :meth:`on_frame`."""
 
     def __init__(self, hello: pb.Hello, plan: Plan, slot: int) -> None:
         self.hello = hello
@@ -40,7 +40,7 @@ class Rank:
         self.load = pb.Load()
         self.draining = False
         self.last_pick = 0
-        self.outbox: asyncio.Queue[pb.RouterMessage | None] = asyncio.Queue()
+        self.outbox: asyncio.Queue[pb.RouterMessage] = asyncio.Queue()
         self._work: dict[int, Work] = {}
         self._next_id = 1
 
@@ -101,7 +101,6 @@ class Rank:
         work, self._work = self._work, {}
         for item in work.values():
             item.lost(error)
-        self.outbox.put_nowait(None)
 
 
 class Ranks:

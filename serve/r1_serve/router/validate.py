@@ -136,9 +136,11 @@ class ChatBody(_Strict):
     max_completion_tokens: int | None = Field(default=None, ge=1)
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
     stop: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]] | None,
+        Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]], Field(max_length=MAX_STOP_STRINGS)
+        ]
+        | None,
         BeforeValidator(_listed),
-        Field(max_length=MAX_STOP_STRINGS),
     ] = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
