@@ -89,8 +89,7 @@ def rehearse(
     heard = _signals(family)
     previous = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     logs.mkdir(parents=True, exist_ok=True)
-    # Short: the path of a Unix socket below it must stay under 108 bytes.
-    temporary = Path(tempfile.mkdtemp(prefix="r1-"))
+    temporary = _temporary()
     try:
         with family, _announced():
             run = _Run(plan, settings, threads, logs, temporary, stages, family, commands)
@@ -117,6 +116,12 @@ def rehearse(
         shutil.rmtree(temporary, ignore_errors=True)
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _temporary() -> Path:
+    """A folder for Ray's files, short: a Unix socket's path below it must stay under 108 bytes, and Ray adds 64."""
+    folder = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix="r1-", dir=folder if len(folder) <= 28 else "/tmp"))  # noqa: S108
 
 
 @contextmanager

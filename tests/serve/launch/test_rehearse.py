@@ -25,7 +25,10 @@ class Launched:
         self._seen: set[psutil.Process] = set()
         with self._out.open("w") as out, self._err.open("w") as err:
             self.process = subprocess.Popen(
-                [sys.executable, str(LAUNCHER), str(folder), router, fleet, question], stdout=out, stderr=err
+                [sys.executable, str(LAUNCHER), str(folder), router, fleet, question],
+                stdout=out,
+                stderr=err,
+                cwd=folder,
             )
 
     @property

@@ -11,6 +11,9 @@ from r1_serve.settings import RouterSettings
 
 folder, router, fleet, question = Path(sys.argv[1]), *sys.argv[2:]
 HERE = Path(__file__).parent
+# A launcher that is killed leaves this folder behind; the test's own folder takes it.
+(folder / "temporary").mkdir()
+rehearse._temporary = lambda: folder / "temporary"
 commands = rehearse.Commands(
     router=lambda plan, settings, announce: [sys.executable, str(HERE / "router.py"), str(announce), router],
     fleet=lambda plan, routers, threads, temporary: [
