@@ -18,8 +18,8 @@ cat requirements/cpu.lock requirements/dev.lock >"$part/all" 2>/dev/null || true
 .venv/bin/uv pip compile pyproject.toml --extra cpu --extra dev --constraint "$part/cpu" "${options[@]}" -o "$part/all" >/dev/null
 
 write() { # write NAME TITLE <PACKAGES
-  { echo "# $2 Made by \`make lock\`; install with pip's --no-deps."; grep '^[a-z0-9]'; } >"$part/$1.new"
+  { echo "# $2 Made by \`make lock\`; install with pip's --no-deps."; grep '^[a-z0-9]' | LC_ALL=C sort; } >"$part/$1.new"
   mv "$part/$1.new" "requirements/$1"
 }
 write cpu.lock "Every package of \`make serve\`, pinned." <"$part/cpu"
-comm -13 <(sort "$part/cpu") <(sort "$part/all") | write dev.lock "What tests and checks add to cpu.lock, pinned."
+LC_ALL=C comm -13 <(LC_ALL=C sort "$part/cpu") <(LC_ALL=C sort "$part/all") | write dev.lock "What tests and checks add to cpu.lock, pinned."
