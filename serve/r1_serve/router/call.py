@@ -74,6 +74,11 @@ class Call:
     def ended(self) -> bool:
         return self.ended_at is not None
 
+    @property
+    def waiting(self) -> tuple[Event, ...]:
+        """Events the reader has not taken."""
+        return tuple(self._events)
+
     def usage(self) -> Usage:
         return Usage.of(self)
 

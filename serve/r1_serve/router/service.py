@@ -42,7 +42,7 @@ class Service:
         self.metrics = metrics
         self.settings = settings
         self.stopping = False
-        self._calls: set[Call] = set()
+        self.calls: set[Call] = set()
         self._idle = asyncio.Event()  # set when the last call of a stopping router ends
         self._policy = policy
         self._clock = clock
@@ -72,7 +72,7 @@ class Service:
             clock=self._clock,
             on_end=self._ended,
         )
-        self._calls.add(call)
+        self.calls.add(call)
         try:
             await self._start(call, model)
         except R1Error as e:
@@ -86,11 +86,11 @@ class Service:
     async def drain(self, timeout_s: float) -> None:
         """Refuse new calls, give running ones ``timeout_s``, end the rest with RouterStopping."""
         self.stopping = True
-        if self._calls:
+        if self.calls:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await self._idle.wait()
-        for call in list(self._calls):
+        for call in list(self.calls):
             call.fail(RouterStopping("this router stopped: send the request to another", retry_after=1.0))
 
     def refused(self, error: R1Error) -> R1Error:
@@ -134,8 +134,8 @@ class Service:
         raise FleetSaturated(f"every worker of {model.name} has a full queue: retry in {wait:.0f} s", retry_after=wait)
 
     def _ended(self, call: Call, error: R1Error | None) -> None:
-        self._calls.discard(call)
-        if self.stopping and not self._calls:
+        self.calls.discard(call)
+        if self.stopping and not self.calls:
             self._idle.set()
         name = call.model.name
         self.metrics.outcome(name, error)

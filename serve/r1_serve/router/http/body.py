@@ -11,7 +11,11 @@ from r1_serve.errors import BodyTooLarge, InvalidRequest
 
 
 async def read_json(request: Request, limit: int) -> Any:
-    """The decoded body. Raises BodyTooLarge as soon as more than ``limit`` bytes are announced or have come."""
+    """The decoded body. Raises BodyTooLarge as soon as more than ``limit`` bytes are announced or have come.
+
+    The connection stays open and the server throws the rest away: closing it would reset it before clients that are
+    still sending had read why.
+    """
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit:
         raise BodyTooLarge(_too_large(limit))

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-from r1_serve.errors import BodyTooLarge, R1Error
+from r1_serve.errors import R1Error
 
 
 def error_body(error: R1Error) -> dict[str, Any]:
@@ -26,6 +26,4 @@ def error_response(error: R1Error) -> Response:
     headers = {}
     if error.retry_after is not None:
         headers["retry-after"] = str(math.ceil(error.retry_after))
-    if isinstance(error, BodyTooLarge):
-        headers["connection"] = "close"  # rather than read the rest of it
     return Response(orjson.dumps(error_body(error)), error.http_status, headers=headers, media_type="application/json")
