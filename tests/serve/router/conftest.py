@@ -128,6 +128,12 @@ class World:
             await worker.die()
         await self.router.stop()
 
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Let the loop run until ``condition`` holds: some states of the router have no event of their own."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not condition():  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
     def metric(self, name: str, **labels: str) -> float | None:
         return self.router.metrics.registry.get_sample_value(name, labels)
 
