@@ -72,6 +72,7 @@ def rehearse(
     grpc_port: GrpcPort = None,
     threads: Threads = 1,
     logs: Annotated[Path, typer.Option(help="where a folder of logs is made")] = LOGS,
+    announce: Annotated[Path | None, typer.Option(help="write the ports here once all is ready")] = None,
     started_at: Annotated[float | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run a plan's Ray placement, ranks and router on this machine, on CPU, until Ctrl-C."""
@@ -82,7 +83,15 @@ def rehearse(
     loaded = Plan.load(plan)
     folder = logs / f"{datetime.now():%Y%m%d-%H%M%S}-{loaded.name}"
     begun = time.time() if started_at is None else started_at
-    code = run(loaded, settings=settings, question=once, threads=threads, logs=folder, started_at=begun)
+    code = run(
+        loaded,
+        settings=settings,
+        question=once,
+        threads=threads,
+        logs=folder,
+        started_at=begun,
+        announce=announce,
+    )
     raise typer.Exit(code)
 
 

@@ -78,11 +78,8 @@ class TestLayout:
         assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
 
     async def test_grpc_gives_the_same_thought_answer_and_usage(self, served: Fleet) -> None:
-        whole = await asyncio.to_thread(
-            client(served).chat.completions.create,
-            model="r1-nano",
-            messages=[{"role": "user", "content": "Is 91 prime?"}],
-            temperature=0,
+        whole = client(served).chat.completions.create(
+            model="r1-nano", messages=[{"role": "user", "content": "Is 91 prime?"}], temperature=0
         )
         request = pb.ChatRequest(
             model="r1-nano", messages=[pb.Message(role="user", content="Is 91 prime?")], temperature=0

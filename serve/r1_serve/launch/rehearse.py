@@ -26,6 +26,7 @@ from r1_serve.launch.fleet import LOCAL, RANKS_UP, RAY_UP, private_environment
 from r1_serve.launch.preflight import preflight
 from r1_serve.launch.processes import Child, Family
 from r1_serve.launch.stages import Stages
+from r1_serve.router.announce import announce as write_ports
 from r1_serve.settings import RouterSettings, ray_address
 
 SAMPLE = "What is 47 + 85?"
@@ -77,13 +78,14 @@ def rehearse(
     threads: int,
     logs: Path,
     started_at: float,
+    announce: Path | None = None,
     commands: Commands = COMMANDS,
     check: Callable[..., None] = preflight,
 ) -> int:
     """Start everything, ask one question, serve until SIGINT or SIGTERM; return the exit code.
 
     With ``question`` ask that, print one JSON object and end. ``started_at`` (Unix seconds) is where
-    ``startup_seconds`` counts from. No process of ours is left however this ends. Raises StartupError.
+    ``startup_seconds`` counts from; ``announce`` is written, as by a router, once all is ready. No process of ours is left however this ends. Raises StartupError.
     """
     stages, family = Stages(), Family(grace_s=GRACE_S)
     heard = _signals(family)
@@ -108,10 +110,15 @@ def rehearse(
                 answer = run.guarded(lambda: ask(run.url, question, model=plan.model.name, temperature=0))
                 print(show.once(plan, answer, startup_seconds))
                 return 0
+            if announce is not None:
+                write_ports(announce, http_port=run.http_port, grpc_port=run.grpc_port)
             run.present(startup_seconds)
             return run.watch()
     except Stop as stop:
         return stop.exit_code
+    except R1Error:
+        _keep_ray_logs(temporary, logs)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         for number, handler in previous.items():
@@ -122,6 +129,12 @@ def _temporary() -> Path:
     """A folder for Ray's files, short: a Unix socket's path below it must stay under 108 bytes, and Ray adds 64."""
     folder = tempfile.gettempdir()
     return Path(tempfile.mkdtemp(prefix="r1-", dir=folder if len(folder) <= 28 else "/tmp"))  # noqa: S108
+
+
+def _keep_ray_logs(temporary: Path, logs: Path) -> None:
+    """Ray's folder goes; what it wrote there may say why a rank did not start."""
+    for folder in temporary.glob("session_2*/logs"):
+        shutil.copytree(folder, logs / "ray", dirs_exist_ok=True, ignore_dangling_symlinks=True)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ def greedy(folder: Path, prompts: list[list[int]], max_new: int = MAX_NEW) -> It
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     eos, pad = special_id(tokenizer, EOS), special_id(tokenizer, PAD)
+    torch.set_num_threads(1)  # a team of threads on busy cores is slower than one
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(order), BATCH):

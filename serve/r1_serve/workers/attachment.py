@@ -44,7 +44,7 @@ async def resolve(target: str) -> set[str]:
         return set()
     addresses = set()
     for family, *_, address in found:
-        ip, port = str(address[0]), int(address[1])
+        ip = str(address[0])
         addresses.add(f"[{ip}]:{port}" if family == socket.AF_INET6 else f"{ip}:{port}")
     return addresses
 
