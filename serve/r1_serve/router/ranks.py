@@ -10,7 +10,7 @@ from typing import Protocol
 from r1_cluster.plan import Plan
 from r1_cluster.routing import RankView
 
-from r1_serve.errors import AlreadyAttached, R1Error, WorkerLost
+from r1_serve.errors import AlreadyAttached, InternalError, R1Error, WorkerLost
 from r1_serve.protos import fleet_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Rank:
             except Exception:
                 logger.exception("a delta of request %d broke its generation", delta.request_id)
                 self.abort(delta.request_id)
-                work.fail(R1Error("internal error while reading the model's tokens; the log has more"))
+                work.fail(InternalError("internal error while reading the model's tokens; the log has more"))
                 continue
             if last:
                 self._work.pop(delta.request_id, None)
@@ -150,11 +150,12 @@ class Ranks:
 
     def ready(self, model: str) -> bool:
         """Whether at least one whole gang is attached and not draining: a gang steps together or not at all."""
-        gangs: dict[str, int] = {}
+        gangs: dict[str, set[int]] = {}
         for rank in self.of(model):
             if not rank.draining:
-                gangs[rank.hello.gang_id] = gangs.get(rank.hello.gang_id, 0) + 1
-                if gangs[rank.hello.gang_id] >= rank.hello.gang_size:
+                present = gangs.setdefault(rank.hello.gang_id, set())
+                present.add(rank.hello.rank)
+                if len(present) == rank.hello.gang_size:
                     return True
         return False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 
@@ -19,6 +20,8 @@ from r1_serve.router.models import Catalog, ServedModel
 from r1_serve.router.ranks import Rank, Ranks
 from r1_serve.router.request import ChatRequest
 from r1_serve.settings import RouterSettings
+
+logger = logging.getLogger(__name__)
 
 # What a refused client is told to wait, from the time requests take: between a second and a minute.
 _MIN_RETRY_S, _MAX_RETRY_S = 1.0, 60.0
@@ -108,7 +111,7 @@ class Service:
         if call.error is not None:  # its deadline passed, or the router stopped, meanwhile
             raise call.error
         for index in range(request.n):
-            rank = self._pick(model, demand)
+            rank = self._pick(call, demand)
             choice = Choice(model.vocabulary, thinking=model.opens_thought, stop=request.stop)
             own = pb.Sampling()
             own.CopyFrom(sampling)
@@ -119,9 +122,12 @@ class Service:
             call.prompt_tokens = len(prompt)
             generation.start(rank)
 
-    def _pick(self, model: ServedModel, demand: Demand) -> Rank:
+    def _pick(self, call: Call, demand: Demand) -> Rank:
+        model = call.model
         ranks = self.ranks.of(model.name)
         choice = self._policy.choose(demand, [rank.view() for rank in ranks])
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("request %s: %s", call.request_id, choice.explain())
         if choice.rank is not None:
             picked = choice.rank.worker_id
             rank = next(rank for rank in ranks if rank.hello.worker_id == picked)
@@ -142,6 +148,16 @@ class Service:
         if call.generations:
             usage = call.usage()
             self._of_model[name].request(usage)
+            logger.info(
+                "request %s: %s of %s, %d prompt, %d reasoning and %d answer tokens in %.2f s",
+                call.request_id,
+                error.reason if error else "ok",
+                name,
+                usage.prompt_tokens,
+                usage.reasoning_tokens,
+                usage.answer_tokens,
+                usage.total_seconds,
+            )
             if error is None:
                 mean = self._mean_duration_s[name]
                 self._mean_duration_s[name] = mean + _SMOOTHING * (usage.total_seconds - mean)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 from r1_cluster.routing import POLICIES, Demand, RankView, least_load, policy
@@ -8,7 +9,7 @@ from r1_cluster.routing import POLICIES, Demand, RankView, least_load, policy
 DEMAND = Demand(prompt_tokens=100, max_tokens=1000)
 
 
-def rank(worker_id: str, **changes: float | bool) -> RankView:
+def rank(worker_id: str, **changes: Any) -> RankView:
     return dataclasses.replace(RankView(worker_id, max_num_seqs=8, max_waiting_requests=2), **changes)
 
 

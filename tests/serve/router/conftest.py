@@ -175,7 +175,7 @@ def ids(checkpoint: Checkpoint) -> Callable[[str], list[int]]:
 def says(ids: Callable[[str], list[int]]) -> Callable[..., Script]:
     """A script that sends a text token by token, or ``per_frame`` at a time."""
 
-    def make(text: str, *, finish: int = fleet_pb2.FINISH_STOP, per_frame: int = 1) -> Script:
+    def make(text: str, *, finish: fleet_pb2.FinishReason = fleet_pb2.FINISH_STOP, per_frame: int = 1) -> Script:
         tokens = ids(text)
         cut = [tokens[i : i + per_frame] for i in range(0, len(tokens), per_frame)] or [[]]
 
@@ -189,3 +189,8 @@ def says(ids: Callable[[str], list[int]]) -> Callable[..., Script]:
         return script
 
     return make
+
+
+@pytest.fixture
+def hello() -> fleet_pb2.Hello:
+    return hello_of(PLAN, "w")

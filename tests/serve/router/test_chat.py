@@ -92,7 +92,7 @@ async def test_a_clients_request_id_that_is_no_short_token_is_replaced(world: An
 )
 @pytest.mark.parametrize("stream", [False, True])
 async def test_usage_is_exact(
-    world: Any, says: Any, ids: Any, text: str, finish: int, reasoning: str, reason: str, stream: bool
+    world: Any, says: Any, ids: Any, text: str, finish: pb.FinishReason, reasoning: str, reason: str, stream: bool
 ) -> None:
     worker = await world.worker(says(text, finish=finish))
     options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
@@ -249,7 +249,7 @@ async def test_a_slow_client_gets_everything_in_few_pieces(world: Any, says: Any
     ("finish", "status", "code"), [(pb.FINISH_REJECTED, 400, "engine_rejected"), (pb.FINISH_ERROR, 503, "worker_lost")]
 )
 async def test_an_error_before_the_first_token_has_its_own_status(
-    world: Any, stream: bool, finish: int, status: int, code: str
+    world: Any, stream: bool, finish: pb.FinishReason, status: int, code: str
 ) -> None:
     await world.worker(lambda _: [pb.Delta(finish=finish, error="because")])
     with pytest.raises(openai.APIStatusError) as fault:

@@ -31,7 +31,7 @@ def test_the_documentation_and_the_code_list_the_same_metrics_with_the_same_labe
     for collector in metrics.registry._collector_to_names:
         for family in collector.collect():
             name = family.name + ("_total" if family.type == "counter" else "")
-            labels = getattr(collector, "_labelnames", None) or getattr(family, "_labelnames", ())
+            labels = getattr(collector, "_labelnames", None) or getattr(family, "_labelnames", None) or ()
             found[name] = set(labels)
     assert found == wanted
 
@@ -80,7 +80,7 @@ async def test_a_request_is_counted_once_by_kind_of_token(world: Any, ids: Any) 
     ],
 )
 async def test_empty_and_unterminated_thoughts_are_told_apart(
-    world: Any, says: Any, text: str, finish: int, thought: str
+    world: Any, says: Any, text: str, finish: pb.FinishReason, thought: str
 ) -> None:
     await world.worker(says(text, finish=finish))
     await world.client.chat.completions.create(model="r1-nano", messages=ASK)

@@ -128,7 +128,7 @@ def test_text_parts_are_joined_and_developer_means_system() -> None:
 
 @pytest.mark.parametrize("content", [None, "", "4"])
 def test_an_assistants_message_comes_back_as_clients_store_it(content: str | None) -> None:
-    echoed = {
+    echoed: dict[str, Any] = {
         "role": "assistant",
         "content": content,
         "reasoning_content": "hm",
