@@ -111,3 +111,26 @@ async def test_a_finished_call_sends_no_abort(world: Any, says: Any) -> None:
     await worker.next_submit()
     await world.client.chat.completions.create(model="r1-nano", messages=ASK)
     assert worker.aborts.empty()
+
+
+async def test_however_calls_end_nothing_of_them_is_left(world: Any, ids: Any) -> None:
+    """Forty calls, some streamed, some with several choices, left by the client after no, one or all frames."""
+    worker = await world.worker()
+    rank = world.router.ranks.of("r1-nano")[0]
+    for number in range(40):
+        fields = {"stream": bool(number % 2), "n": 1 + number % 3, "stop": ["9"] if number % 5 == 0 else None}
+        asking = asyncio.create_task(world.client.chat.completions.create(model="r1-nano", messages=ASK, **fields))
+        submits = [await worker.next_submit() for _ in range(1 + number % 3)]
+        for text, finish in (("1", fleet.FINISH_NONE), ("</think>89", fleet.FINISH_LENGTH))[: number % 4]:
+            deltas = [fleet.Delta(request_id=s.request_id, token_ids=ids(text), finish=finish) for s in submits]
+            await worker.send(*deltas)
+        if number % 4 < 2:
+            asking.cancel()
+        for outcome in await asyncio.gather(asking, return_exceptions=True):
+            if isinstance(outcome, openai.AsyncStream):
+                await outcome.close()
+    await world.until(lambda: not world.router.service.calls)
+    assert rank.in_flight == 0
+    outcomes = {o: world.metric("r1_requests_total", model="r1-nano", outcome=o) or 0 for o in ("ok", "cancelled")}
+    assert outcomes["ok"] + outcomes["cancelled"] == 40
+    assert outcomes["ok"] >= 20
