@@ -39,7 +39,9 @@ torch() { # PyTorch's CPU build: from the index pip is configured with, else fro
   pip "$@" "$wanted" && return
   grep -q 'No matching distribution found for torch' "$log" || return 1
   printf '\n%s is not on the configured package index: taking it from %s … ' "$wanted" "$torch_index" >&3
-  pip "$@" --index-url "$torch_index" "$wanted"
+  pip "$@" --index-url "$torch_index" "$wanted" && return
+  echo "ERROR: $wanted is not to be had from $torch_index either: is it reachable from here?"
+  return 1
 }
 
 unfinished() { [[ -e $venv/.$1-begun ]]; } # the last such step was cut off

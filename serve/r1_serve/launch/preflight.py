@@ -17,13 +17,16 @@ from r1_cluster.plan import Plan
 
 from r1_serve.checkpoint import checkpoint_path
 from r1_serve.errors import StartupError
+from r1_serve.launch.processes import SHARED_MEMORY
 
 GIB = 1 << 30
 # Proportional set sizes measured with r1-nano on vLLM 0.32 and Ray 2.60 (TP1 2.2 GiB, TP2 3.6 GiB, without the
 # router), rounded up; the model's own weights are not worth counting.
 BASE_BYTES = int(1.0 * GIB)  # Ray's own processes, the Serve controller, the router and this one
 PROCESS_BYTES = int(0.6 * GIB)  # one process that has imported torch and vLLM
-SHARED_BYTES = 32 << 20  # what tensor-parallel workers exchange; Ray's object store lies in the temporary folder
+# vLLM refuses to lay out a ring buffer between the workers of a rank where less is free; it touches little of it.
+# Ray's object store lies in the temporary folder.
+SHARED_BYTES = 256 << 20
 DISK_BYTES = 1 * GIB  # logs, and what Ray spills
 RAY_FOLDER = Path("/tmp/ray")  # noqa: S108 - where `ray start` announces its cluster
 
@@ -165,7 +168,6 @@ def preflight(
     check_port(host, grpc_port, "--grpc-port")
     check_memory(plan, memory_available())
     check_space(temporary, DISK_BYTES, shutil.disk_usage(temporary).free, "free some, or set TMPDIR to a larger disk")
-    shared = Path("/dev/shm")  # noqa: S108
-    if shared.is_dir():
+    if SHARED_MEMORY.is_dir() and any(pool.layout.accelerators_per_rank > 1 for pool in plan.pools):
         remedy = "free some; in a container give it more (docker run --shm-size=1g)"
-        check_space(shared, SHARED_BYTES, shutil.disk_usage(shared).free, remedy)
+        check_space(SHARED_MEMORY, SHARED_BYTES, shutil.disk_usage(SHARED_MEMORY).free, remedy)

@@ -21,6 +21,8 @@ from types import TracebackType
 
 import psutil
 
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -100,7 +102,7 @@ class Family:
 
     def stop(self) -> None:
         """End everything: politely for ``grace_s`` or until :meth:`hurry`, then hard."""
-        segments = _shared_memory()
+        inodes = _shared_memory()
         for child in reversed(self.children):
             if child.exit_code is None:
                 child.process.terminate()
@@ -110,21 +112,31 @@ class Family:
                 break
             time.sleep(0.05)
         kill_descendants()
-        for segment in segments:
-            segment.unlink(missing_ok=True)
+        _unlink(inodes)
 
     def hurry(self) -> None:
         """Cut the grace period short. May be called from a signal handler."""
         self._hurried = True
 
 
-def _shared_memory() -> set[Path]:
-    """Shared-memory files our descendants have mapped: one that is killed leaves its own behind."""
-    found: set[Path] = set()
+def _shared_memory() -> set[int]:
+    """Inodes in /dev/shm that our descendants have mapped: one that is killed leaves its own behind.
+
+    Inodes, not names: a semaphore's mapping names the temporary file it was made as.
+    """
+    found: set[int] = set()
     for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            found |= {Path(m.path) for m in process.memory_maps() if m.path.startswith("/dev/shm/")}  # noqa: S108
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+            found |= {int(line.split()[4]) for line in lines if f" {SHARED_MEMORY}/" in line}
     return found
+
+
+def _unlink(inodes: set[int]) -> None:
+    for file in SHARED_MEMORY.iterdir() if inodes else ():
+        with contextlib.suppress(OSError):
+            if file.stat().st_ino in inodes:
+                file.unlink()
 
 
 def kill_descendants() -> None:

@@ -85,7 +85,8 @@ def rehearse(
     """Start everything, ask one question, serve until SIGINT or SIGTERM; return the exit code.
 
     With ``question`` ask that, print one JSON object and end. ``started_at`` (Unix seconds) is where
-    ``startup_seconds`` counts from; ``announce`` is written, as by a router, once all is ready. No process of ours is left however this ends. Raises StartupError.
+    ``startup_seconds`` counts from; ``announce`` is written, as by a router, once all is ready. No process of ours is
+    left however this ends. Raises StartupError.
     """
     stages, family = Stages(), Family(grace_s=GRACE_S)
     heard = _signals(family)

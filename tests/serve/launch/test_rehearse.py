@@ -51,7 +51,8 @@ class Launched:
         code = self.process.wait(timeout=30)
         left = [p for p in self._seen if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
         assert left == []
-        segments = [Path("/dev/shm", file.read_text().strip("/")) for file in self.folder.glob("segment-*")]
+        names = [name for file in self.folder.glob("segment-*") for name in file.read_text().splitlines()]
+        segments = [Path("/dev/shm", name) for name in names]
         assert [segment for segment in segments if segment.exists()] == []
         return code
 

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import time
-from multiprocessing import shared_memory
+from multiprocessing import get_context, shared_memory
 from pathlib import Path
 
 from r1_serve.launch.fleet import RANKS_UP, RAY_UP
@@ -17,7 +17,9 @@ if mode == "broken":
 def daemon() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     segment = shared_memory.SharedMemory(create=True, size=4096)
-    Path(temporary.parent, f"segment-{os.getpid()}").write_text(segment.name, encoding="utf-8")
+    semaphore = get_context("spawn").Semaphore()
+    names = f"{segment.name.strip('/')}\nsem.{semaphore._semlock.name.strip('/')}"  # type: ignore[attr-defined]
+    Path(temporary.parent, f"segment-{os.getpid()}").write_text(names, encoding="utf-8")
     time.sleep(600)
 
 
