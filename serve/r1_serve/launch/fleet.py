@@ -74,16 +74,17 @@ def serve(plan: Plan, *, address: str, routers: str | None, threads: int, tempor
     print(f"{RAY_UP}: {plan.accelerators} accelerators asked for", flush=True)
     for number in (signal.SIGTERM, signal.SIGINT):  # ray.init has put its own there
         signal.signal(number, _leave)
+    gone = ""
     try:
         deploy(plan, routers=routers, threads=threads)
         print(f"{RANKS_UP}: plan {plan.name}, {plan.hash}", flush=True)
-        while True:
+        while not (gone := _dead_parts()):
             time.sleep(WATCH_INTERVAL_S)
-            if gone := _dead_parts():
-                raise StartupError(f"Ray's {gone} ended: every rank went with it")
     finally:
-        undeploy()
+        if not gone:  # else Serve would wait half a minute for answers that cannot come
+            undeploy()
         ray.shutdown()
+    raise StartupError(f"Ray's {gone} ended: every rank went with it")
 
 
 def _reach(address: str) -> None:
