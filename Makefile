@@ -36,7 +36,7 @@ check: $(VENV)/.dev ## lint, formatting, types, imports between the rooms
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 format: $(VENV)/.dev ## format the code and mend what ruff can
 	@$(BIN)/ruff check --fix --quiet
