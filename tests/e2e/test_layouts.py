@@ -30,7 +30,10 @@ POINT = 0.01
 
 def client(served: Fleet) -> openai.OpenAI:
     return openai.OpenAI(
-        base_url=f"{served.url}/v1", api_key="none", max_retries=0, http_client=httpx.Client(trust_env=False)
+        base_url=f"{served.url}/v1",
+        api_key="none",
+        max_retries=0,
+        http_client=openai.DefaultHttpxClient(trust_env=False),
     )
 
 
