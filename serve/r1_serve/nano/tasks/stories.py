@@ -68,7 +68,7 @@ def _story(rng: random.Random, task: str, changes: int, boxed: bool) -> Problem:
         value, worked = _apply(value, sign, b)
         lines += worked
     canonical = f"{start}" + "".join(f"{sign}{b}" for sign, b in steps)
-    return Problem(task, canonical, text, "\n".join(lines), f"{name} has {value} {thing}.", str(value))
+    return Problem(task, canonical, text, "\n".join(lines), f"The answer is {value}.", str(value))
 
 
 def one_step(rng: random.Random) -> Problem:
