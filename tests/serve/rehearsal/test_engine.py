@@ -8,8 +8,9 @@ import pytest
 
 pytestmark = pytest.mark.timeout(300)
 
-# Log-probabilities in float32, summed in another order by other kernels. Wrong rotary embedding is off by whole units.
-SAME = 1e-4
+# Log-probabilities down to -30 in float32, summed in another order by other kernels: 1e-4 was measured. Wrong rotary
+# embedding is off by whole units.
+SAME = 1e-3
 
 
 @pytest.fixture(scope="module")
