@@ -31,6 +31,7 @@ REFERENCE = "transformers"
 class Reply:
     """One greedy answer; white space around thought and answer is left out of comparisons."""
 
+    question: str
     reasoning: str
     answer: str
     completion_tokens: int
@@ -54,17 +55,17 @@ async def ask_all(where: Fleet, questions: Sequence[str], model: str = "r1-nano"
             got = response.json()
             message, usage = got["choices"][0]["message"], got["usage"]
             thought, answer = ((message[key] or "").strip() for key in ("reasoning_content", "content"))
-            return Reply(thought, answer, usage["completion_tokens"])
+            return Reply(question, thought, answer, usage["completion_tokens"])
 
         return list(await asyncio.gather(*map(ask, questions)))
 
 
-def reference(n: int, seed: int) -> list[Reply]:
-    """transformers' answers, in a process of its own: it must not share this one's threads or memory."""
-    command = [sys.executable, "-m", "r1_serve.nano.reference", "--n", str(n), "--seed", str(seed)]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    rows = [json.loads(line) for line in printed.splitlines()]
-    return [Reply(row["reasoning"], row["answer"], row["completion_tokens"]) for row in rows]
+def reference(served: Sequence[Reply]) -> list[Reply]:
+    """transformers' greedy replies to the questions of ``served``, in a process of its own (threads, memory)."""
+    lines = "".join(json.dumps(asdict(reply)) + "\n" for reply in served)
+    command = [sys.executable, "-m", "r1_serve.nano.reference"]
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, input=lines).stdout
+    return [Reply(**json.loads(line)) for line in printed.splitlines()]
 
 
 def accuracy(problems: Sequence[Problem], replies: Sequence[Reply]) -> float:
@@ -83,6 +84,7 @@ def different(problems: Sequence[Problem], a: Sequence[Reply], b: Sequence[Reply
 def row(
     name: str, problems: Sequence[Problem], truth: Sequence[Reply], replies: Sequence[Reply], **more: Any
 ) -> dict[str, Any]:
+    """One layout's line of the table, with every differing reply."""
     return {
         "layout": name,
         "accuracy": round(accuracy(problems, replies), 4),
@@ -125,13 +127,16 @@ def main() -> None:
     args = parser.parse_args()
     problems = held_out(args.n, args.seed)
     questions = [problem.question for problem in problems]
-    truth = reference(args.n, args.seed)
-    rows = [row(REFERENCE, problems, truth, truth)]
+    truth: list[Reply] = []
+    rows: list[dict[str, Any]] = []
     for plan in args.plans:
         with fleet(plan) as where:
             started = time.monotonic()
             replies = asyncio.run(ask_all(where, questions))
             seconds = time.monotonic() - started
+        if not truth:
+            truth = reference(replies)
+            rows.append(row(REFERENCE, problems, truth, truth))
         tokens = sum(reply.completion_tokens for reply in replies)
         times = {
             "startup_seconds": round(where.startup_seconds, 1),

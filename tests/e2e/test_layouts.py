@@ -14,7 +14,7 @@ import openai
 import psutil
 import pytest
 from r1_bench.fleet import Fleet, fleet
-from r1_bench.topology import Reply, accuracy, ask_all, different
+from r1_bench.topology import accuracy, ask_all, different, reference
 from r1_serve.nano import weights_path
 from r1_serve.nano.tasks import Problem
 from r1_serve.protos import reasoning_pb2 as pb
@@ -40,9 +40,10 @@ def client(served: Fleet) -> openai.OpenAI:
 @pytest.mark.parametrize("served", LAYOUTS, indirect=True)
 class TestLayout:
     def test_held_out_problems_are_answered_as_transformers_does(
-        self, served: Fleet, problems: Sequence[Problem], truth: Sequence[Reply]
+        self, served: Fleet, problems: Sequence[Problem]
     ) -> None:
         replies = asyncio.run(ask_all(served, [problem.question for problem in problems]))
+        truth = reference(replies)
         wrong = different(problems, truth, replies)
         assert len(wrong) <= (1 - SAME) * len(problems), wrong
         assert abs(accuracy(problems, replies) - accuracy(problems, truth)) <= POINT

@@ -1,6 +1,9 @@
 """What transformers answers, greedily in float32: the answers every served layout is held against.
 
-`python -m r1_serve.nano.reference --n 200` prints one JSON object a problem.
+`python -m r1_serve.nano.reference < replies.jsonl` reads `{"question", "reasoning", "answer", "completion_tokens"}` a
+line and prints transformers' own reply to each question in the same form. A reply whose every token is transformers'
+first choice after the ones before it *is* transformers' greedy reply; that takes one forward pass, and only the others
+are generated, which costs transformers a second a token.
 """
 
 from __future__ import annotations
@@ -8,70 +11,102 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
 from r1_serve.nano import weights_path
 from r1_serve.nano.data import prompt_text
-from r1_serve.nano.tasks import Problem, held_out
 from r1_serve.nano.tokenizer import EOS, PAD, THINK_END, special_id
 
 MAX_NEW = 900
-BATCH = 50
+BATCH = 20
+TIE = 1e-4  # two tokens this close in float32 logits are both first choices
 
 
-def greedy(folder: Path, prompts: list[list[int]], max_new: int = MAX_NEW) -> Iterator[tuple[int, list[int]]]:
-    """(index, tokens up to and including the end of the sentence) of each prompt, like lengths together."""
-    import torch
-    from transformers import AutoModelForCausalLM
+@dataclass(frozen=True)
+class Reply:
+    """White space around thought and answer is left out; ``completion_tokens`` counts everything, the end included."""
 
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    eos, pad = special_id(tokenizer, EOS), special_id(tokenizer, PAD)
-    torch.set_num_threads(1)  # a team of threads on busy cores is slower than one
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for start in range(0, len(order), BATCH):
-        chunk = order[start : start + BATCH]
-        width = max(len(prompts[i]) for i in chunk)
-        ids = torch.tensor([[pad] * (width - len(prompts[i])) + prompts[i] for i in chunk])
-        mask = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in chunk])
+    question: str
+    reasoning: str
+    answer: str
+    completion_tokens: int
+
+
+class Reference:
+    """transformers' model of a checkpoint directory, on one thread: a team on busy cores is slower than one."""
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        torch.set_num_threads(1)
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.eos, self.pad, self.think_end = (special_id(self.tokenizer, token) for token in (EOS, PAD, THINK_END))
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def replies(self, served: Sequence[Reply]) -> list[Reply]:
+        """transformers' reply to each served one's question, in order."""
+        prompts = [self.tokenizer.encode(prompt_text(reply.question)).ids for reply in served]
+        written = [self.tokens(reply) for reply in served]
+        order = sorted(range(len(served)), key=lambda i: len(prompts[i]) + len(written[i]))
+        found = list(served)
+        for start in range(0, len(order), BATCH):
+            chunk = order[start : start + BATCH]
+            for i, regret in zip(chunk, self.regrets([(prompts[i], written[i]) for i in chunk]), strict=True):
+                # A reply of another length was not written the way it is rebuilt here.
+                if regret > TIE or len(written[i]) != served[i].completion_tokens:
+                    found[i] = self.generate(served[i].question, prompts[i])
+        return found
+
+    def tokens(self, reply: Reply) -> list[int]:
+        """The ids of a reply, as the model writes them."""
+        text = f"{reply.reasoning}\n{THINK_END}\n\n{reply.answer}"
+        return [*self.tokenizer.encode(text).ids, self.eos]
+
+    def regrets(self, pairs: Iterable[tuple[list[int], list[int]]]) -> list[float]:
+        """How far below transformers' first choice the worst token of each completion lies, in logits."""
+        import torch
+
+        pairs = list(pairs)
+        length = max(len(p) + len(c) for p, c in pairs)
+        # Padded on the right: causal attention never sees it.
+        rows = torch.tensor([p + c + [self.pad] * (length - len(p) - len(c)) for p, c in pairs])
         with torch.inference_mode():
-            out = model.generate(
-                ids, attention_mask=mask, do_sample=False, temperature=None, top_p=None, max_new_tokens=max_new,
-                eos_token_id=eos, pad_token_id=pad,
+            logits_BSV = self.model(rows).logits
+        regrets = []
+        for logits_SV, (prompt, completion) in zip(logits_BSV, pairs, strict=True):
+            at_CV = logits_SV[len(prompt) - 1 : len(prompt) + len(completion) - 1]
+            chosen_C = at_CV.gather(-1, torch.tensor(completion).unsqueeze(-1)).squeeze(-1)
+            regrets.append(float((at_CV.max(-1).values - chosen_C).max()))
+        return regrets
+
+    def generate(self, question: str, prompt: list[int]) -> Reply:
+        import torch
+
+        with torch.inference_mode():
+            out = self.model.generate(
+                torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False,
+                temperature=None, top_p=None, max_new_tokens=MAX_NEW, eos_token_id=self.eos, pad_token_id=self.pad,
             )  # fmt: skip
-        for i, row in zip(chunk, out[:, width:].tolist(), strict=True):
-            yield i, row[: row.index(eos) + 1] if eos in row else row
-
-
-def split(tokenizer: Tokenizer, ids: list[int]) -> tuple[str, str]:
-    """(thought, answer), white space around them left out; without a closing mark all of it is thought."""
-    end = special_id(tokenizer, THINK_END)
-    at = ids.index(end) if end in ids else len(ids)
-    return tokenizer.decode(ids[:at]).strip(), tokenizer.decode(ids[at + 1 :]).strip()
-
-
-def answer_all(folder: Path, problems: list[Problem]) -> list[dict[str, object]]:
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    prompts = [tokenizer.encode(prompt_text(problem.question)).ids for problem in problems]
-    rows: list[dict[str, object]] = [{} for _ in problems]
-    for i, ids in greedy(folder, prompts):
-        reasoning, answer = split(tokenizer, ids)
-        question = problems[i].question
-        rows[i] = {"question": question, "reasoning": reasoning, "answer": answer, "completion_tokens": len(ids)}
-    return rows
+        ids: list[int] = out[0, len(prompt) :].tolist()
+        # Without a closing mark all of it is thought.
+        at = ids.index(self.think_end) if self.think_end in ids else len(ids)
+        thought, answer = self.tokenizer.decode(ids[:at]), self.tokenizer.decode(ids[at + 1 :])
+        return Reply(question, thought.strip(), answer.strip(), len(ids))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, default=weights_path())
-    parser.add_argument("--n", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    for row in answer_all(args.weights, held_out(args.n, args.seed)):
-        sys.stdout.write(json.dumps(row) + "\n")
+    served: list[dict[str, Any]] = [json.loads(line) for line in sys.stdin]
+    for reply in Reference(args.weights).replies([Reply(**row) for row in served]):
+        sys.stdout.write(json.dumps(asdict(reply)) + "\n")
 
 
 if __name__ == "__main__":

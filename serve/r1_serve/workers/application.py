@@ -5,6 +5,7 @@ The token path does not pass through Serve: its proxies are off, and it places, 
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from r1_cluster.plan import Plan, Pool
@@ -17,6 +18,7 @@ from r1_serve.workers.rank import Rank
 HEALTH_CHECK_PERIOD_S = 2.0
 HEALTH_CHECK_TIMEOUT_S = 30.0
 SHUTDOWN_GRACE_S = 15.0
+START_ATTEMPTS = 3  # a broken checkpoint fails every time: say so soon
 
 
 def deployment_options(plan: Plan, pool: Pool, *, threads: int) -> dict[str, Any]:
@@ -44,6 +46,7 @@ def deployment_options(plan: Plan, pool: Pool, *, threads: int) -> dict[str, Any
         "health_check_period_s": HEALTH_CHECK_PERIOD_S,
         "health_check_timeout_s": HEALTH_CHECK_TIMEOUT_S,
         "graceful_shutdown_timeout_s": SHUTDOWN_GRACE_S,
+        "max_constructor_retry_count": START_ATTEMPTS,
     }
 
 
@@ -74,8 +77,23 @@ def deploy(plan: Plan, *, routers: str | None = None, threads: int = 1) -> None:
         try:
             serve.run(build(plan, pool, settings, threads=threads), name=app_name(plan, pool), route_prefix=None)
         except RuntimeError as e:
-            last = str(e).strip().splitlines()[-1:] or ["no reason given"]
-            raise StartupError(f"the ranks of pool {pool.name} did not start: {last[0]}") from e
+            raise StartupError(f"the ranks of pool {pool.name} did not start: {_why(app_name(plan, pool), e)}") from e
+
+
+def _why(app: str, error: RuntimeError) -> str:
+    """What a rank died of: Serve's own error names only the deployment."""
+    from ray import serve
+
+    status = serve.status().applications.get(app)
+    told = [deployment.message for deployment in status.deployments.values()] if status else []
+    return cause("\n".join(told)) or cause(str(error)) or "no reason given"
+
+
+def cause(text: str) -> str:
+    """The exception at the bottom of a traceback, on one line; without one the last line there is."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    named = [line for line in lines if re.match(r"[A-Za-z_.]*(Error|Exception|Exit)\b", line)]
+    return (named or lines or [""])[-1][:400]
 
 
 def undeploy() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from r1_cluster.plan import Plan, shipped
-from r1_serve.workers.application import app_name, build, deployment_options
+from r1_serve.workers.application import app_name, build, cause, deployment_options
 from r1_serve.workers.engine import engine_arguments
 from r1_serve.workers.gang import Gang
 
@@ -85,3 +85,16 @@ def test_a_pool_becomes_an_application_ray_serve_accepts() -> None:
     app = build(plan, plan.pools[0], WorkerSettings())
     assert app._bound_deployment.name == "rank-main"
     assert app_name(plan, plan.pools[0]) == "nano-tp2-dp2-ep4-main"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Traceback\n  File x\nValueError: no such checkpoint\n", "ValueError: no such checkpoint"),
+        ("RayTaskError(OSError): a\n  at b\nOSError: disk\n\n  more about it", "OSError: disk"),
+        ("failed to place", "failed to place"),
+        ("", ""),
+    ],
+)
+def test_why_a_rank_did_not_start_is_one_line(text: str, told: str) -> None:
+    assert cause(text) == told
