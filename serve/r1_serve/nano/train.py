@@ -22,7 +22,7 @@ from torch import Tensor
 
 from r1_serve.nano import weights_path
 from r1_serve.nano.data import batches
-from r1_serve.nano.export import save
+from r1_serve.nano.export import load, save
 from r1_serve.nano.model import NanoForTraining
 from r1_serve.nano.muon import Muon
 from r1_serve.nano.tokenizer import build_tokenizer
@@ -79,7 +79,7 @@ def train(args: argparse.Namespace) -> dict[str, float]:
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device)
     shipped = args.out / "tokenizer.json"
     tokenizer = Tokenizer.from_file(str(shipped)) if shipped.exists() else build_tokenizer()
-    model = NanoForTraining().to(device)
+    model = (load(args.init).train() if args.init else NanoForTraining()).to(device)
     opts = optimizers(model, args.muon_lr, args.adam_lr)
     step, tokens, seed = 0, 0, args.seed
     if args.resume:
@@ -136,6 +136,7 @@ def main() -> None:
         "--state", type=Path, default=Path("nano-state/state.pt"), help="resumable; rough exports beside it"
     )
     parser.add_argument("--resume", action="store_true", help="go on from --state")
+    parser.add_argument("--init", type=Path, help="begin with this checkpoint's weights and fresh optimizers")
     parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens in a step, padding included")
     # At 0.02 the steps' noise kept a batch of forty problems from ever learning to copy a word.
     parser.add_argument("--muon-lr", type=float, default=0.008)
