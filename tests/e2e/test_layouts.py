@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import grpc
 import httpx
@@ -28,13 +28,13 @@ SAME = 0.98
 POINT = 0.01
 
 
-def client(served: Fleet) -> openai.OpenAI:
-    return openai.OpenAI(
-        base_url=f"{served.url}/v1",
-        api_key="none",
-        max_retries=0,
-        http_client=openai.DefaultHttpxClient(trust_env=False),
-    )
+@pytest.fixture(scope="module")
+def sdk(served: Fleet) -> Iterator[openai.OpenAI]:
+    with (
+        openai.DefaultHttpxClient(trust_env=False) as http,
+        openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0, http_client=http) as client,
+    ):
+        yield client
 
 
 @pytest.mark.parametrize("served", LAYOUTS, indirect=True)
@@ -48,13 +48,12 @@ class TestLayout:
         assert len(wrong) <= (1 - SAME) * len(problems), wrong
         assert abs(accuracy(problems, replies) - accuracy(problems, truth)) <= POINT
 
-    def test_the_openai_sdk_streams_what_it_returns_whole(self, served: Fleet) -> None:
+    def test_the_openai_sdk_streams_what_it_returns_whole(self, sdk: openai.OpenAI) -> None:
         asked = {
             "model": "r1-nano",
             "messages": [{"role": "user", "content": "What is 47 + 85?"}],
             "temperature": 0,
         }
-        sdk = client(served)
         whole = sdk.chat.completions.create(**asked)  # type: ignore[call-overload]
         message = whole.choices[0].message
         thought, answer, usage = "", "", None
@@ -68,8 +67,8 @@ class TestLayout:
         assert "132" in answer
         assert usage == whole.usage
 
-    def test_usage_counts_every_token_once(self, served: Fleet) -> None:
-        got = client(served).chat.completions.create(
+    def test_usage_counts_every_token_once(self, sdk: openai.OpenAI) -> None:
+        got = sdk.chat.completions.create(
             model="r1-nano", messages=[{"role": "user", "content": "What is 47 + 85?"}], temperature=0
         )
         usage, tokenizer = got.usage, Tokenizer.from_file(str(weights_path() / "tokenizer.json"))
@@ -81,8 +80,8 @@ class TestLayout:
         assert usage.completion_tokens == usage.completion_tokens_details.reasoning_tokens + len(answer) + 1  # and eos
         assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
 
-    async def test_grpc_gives_the_same_thought_answer_and_usage(self, served: Fleet) -> None:
-        whole = client(served).chat.completions.create(
+    async def test_grpc_gives_the_same_thought_answer_and_usage(self, served: Fleet, sdk: openai.OpenAI) -> None:
+        whole = sdk.chat.completions.create(
             model="r1-nano", messages=[{"role": "user", "content": "Is 91 prime?"}], temperature=0
         )
         request = pb.ChatRequest(
@@ -123,14 +122,12 @@ class TestLayout:
             time.sleep(0.05)
         assert running(served) == 0
 
-    def test_a_bad_request_names_its_field_and_disturbs_nobody(self, served: Fleet) -> None:
+    def test_a_bad_request_names_its_field_and_disturbs_nobody(self, sdk: openai.OpenAI) -> None:
         with pytest.raises(openai.BadRequestError) as refused:
-            client(served).chat.completions.create(
-                model="r1-nano", messages=[{"role": "user", "content": "1 + 1"}], temperature=5
-            )
+            sdk.chat.completions.create(model="r1-nano", messages=[{"role": "user", "content": "1 + 1"}], temperature=5)
         assert refused.value.param == "temperature"
         with pytest.raises(openai.NotFoundError):
-            client(served).chat.completions.create(model="gpt", messages=[{"role": "user", "content": "1 + 1"}])
+            sdk.chat.completions.create(model="gpt", messages=[{"role": "user", "content": "1 + 1"}])
 
 
 def running(served: Fleet) -> float:
