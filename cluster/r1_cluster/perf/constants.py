@@ -1,0 +1,118 @@
+"""The fitted constants, read once from ``constants.json``, which says where each came from. Times are in seconds."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+KvDtype = Literal["fp8", "bfloat16"]
+FILE = Path(__file__).parent / "constants.json"
+FRAMEWORKS = ("trtllm", "sglang", "vllm")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Gemm(_Frozen):
+    """A dense matrix product: shares of peak FLOPs and bandwidth reached, and the kernel's fixed time."""
+
+    compute: float = Field(gt=0, le=1)
+    bandwidth: float = Field(gt=0, le=1)
+    fixed: float = Field(ge=0)
+
+
+class Attention(_Frozen):
+    """The attention core. Decode: shares of peak by KV dtype, and the heads a rank's kernel pads to. Prefill: share of
+    BF16 peak, and the HBM passes over the hidden states of norms, rotary, quantisation and copies."""
+
+    decode_bandwidth: dict[KvDtype, float]
+    decode_compute: float = Field(gt=0, le=1)
+    decode_heads: dict[KvDtype, int]
+    prefill_compute: float = Field(gt=0, le=1)
+    prefill_passes: float = Field(ge=0)
+    fixed: float = Field(ge=0)
+
+
+class ExpertKernel(_Frozen):
+    """Routed experts. ``tile`` is the rows an expert's tokens are padded to; ``shard`` s: tensor parallelism over t
+    ranks narrows an expert and multiplies ``compute`` by t^-s."""
+
+    compute: float = Field(gt=0, le=1)
+    bandwidth: float = Field(gt=0, le=1)
+    fixed: float = Field(ge=0)
+    tile: float = Field(ge=1)
+    shard: float = Field(ge=0)
+
+
+class Routing(_Frozen):
+    """``skew`` s: expert i of E is chosen in proportion to i^-s. ``hot``: the hottest of e ranks gets e^hot its share."""
+
+    skew: float = Field(ge=0)
+    hot: float = Field(ge=0)
+
+
+class Collectives(_Frozen):
+    """Fixed seconds and share of link bandwidth: all-reduce, all-to-all in a domain, and between domains."""
+
+    reduce_fixed: float = Field(ge=0)
+    reduce_bandwidth: float = Field(gt=0, le=1.1)
+    exchange_fixed: float = Field(ge=0)
+    exchange_bandwidth: float = Field(gt=0, le=1)
+    network_fixed: float = Field(ge=0)
+    network_bandwidth: float = Field(gt=0, le=1)
+
+
+class Framework(_Frozen):
+    """What an engine adds to its kernels.
+
+    ``layer``: launches, norms, quantisation a layer; ``step``: scheduler and sampler a step; ``sequence``: the same
+    per running sequence. ``experts``, ``prefill``: factors on the operator tables. ``mixed``: decode tokens share the
+    step of a prefill chunk. ``ttft``, ``handover``: fixed seconds before a first token, and more for separate pools.
+    """
+
+    layer: float = Field(ge=0)
+    step: float = Field(ge=0)
+    sequence: float = Field(ge=0)
+    experts: float = Field(gt=0)
+    prefill: float = Field(gt=0)
+    mixed: bool
+    ttft: float = Field(ge=0)
+    handover: float = Field(ge=0)
+    kv_dtype: KvDtype
+    kernel: Literal["triton", "cutlass", "deepgemm"]
+    chunk: int = Field(ge=1)
+
+
+class Serving(_Frozen):
+    """``burst``: share of requests that arrive with the whole first wave of a closed-loop benchmark."""
+
+    burst: float = Field(ge=0, le=1)
+    align: float = Field(ge=0, le=1, description="share of data-parallel ranks that prefill together")
+
+
+class Constants(_Frozen):
+    provenance: dict[str, str]
+    gemm: dict[str, Gemm]
+    attention: Attention
+    kernels: dict[str, ExpertKernel]
+    routing: Routing
+    collectives: Collectives
+    frameworks: dict[str, Framework]
+    serving: Serving
+
+    def framework(self, name: str) -> Framework:
+        """Raises ValueError that lists what there is."""
+        if name not in self.frameworks:
+            raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(self.frameworks)}")
+        return self.frameworks[name]
+
+
+@cache
+def fitted() -> Constants:
+    """The constants shipped with the package."""
+    return Constants.model_validate(json.loads(FILE.read_text(encoding="utf-8")))
