@@ -27,12 +27,10 @@ class Gemm(_Frozen):
 
 
 class Attention(_Frozen):
-    """The attention core. Decode: shares of peak by KV dtype, and the heads a rank's kernel pads to. Prefill: share of
-    BF16 peak, and the HBM passes over the hidden states of norms, rotary, quantisation and copies."""
+    """The attention core. Decode: share of bandwidth reached. Prefill: share of BF16 peak, and the HBM passes over the
+    hidden states of norms, rotary, quantisation and copies."""
 
-    decode_bandwidth: dict[KvDtype, float]
-    decode_compute: float = Field(gt=0, le=1)
-    decode_heads: dict[KvDtype, int]
+    decode_bandwidth: float = Field(gt=0, le=1)
     prefill_compute: float = Field(gt=0, le=1)
     prefill_passes: float = Field(ge=0)
     fixed: float = Field(ge=0)
@@ -71,28 +69,39 @@ class Framework(_Frozen):
     """What an engine adds to its kernels.
 
     ``layer``: launches, norms, quantisation a layer; ``step``: scheduler and sampler a step; ``sequence``: the same
-    per running sequence. ``experts``, ``prefill``: factors on the operator tables. ``mixed``: decode tokens share the
+    per running sequence; ``eager``: more for a step with prefill, which no CUDA graph covers. ``experts``, ``prefill``: factors on the operator tables. ``mixed``: decode tokens share the
     step of a prefill chunk. ``ttft``, ``handover``: fixed seconds before a first token, and more for separate pools.
+    ``data_parallel``: more a layer where attention is data parallel (padding, synchronisation). ``decode_compute``,
+    ``decode_heads``: the decode attention kernel's share of BF16 peak, and the heads it pads a rank's to.
+    ``balance``: steps a prompt waits, on average, for other data-parallel ranks to have one too.
     """
 
     layer: float = Field(ge=0)
     step: float = Field(ge=0)
     sequence: float = Field(ge=0)
+    eager: float = Field(ge=0)
     experts: float = Field(gt=0)
     prefill: float = Field(gt=0)
     mixed: bool
     ttft: float = Field(ge=0)
     handover: float = Field(ge=0)
+    balance: float = Field(ge=0)
+    data_parallel: float = Field(ge=0)
+    decode_compute: float = Field(gt=0, le=1)
+    decode_heads: int = Field(ge=1)
     kv_dtype: KvDtype
     kernel: Literal["triton", "cutlass", "deepgemm"]
     chunk: int = Field(ge=1)
 
 
 class Serving(_Frozen):
-    """``burst``: share of requests that arrive with the whole first wave of a closed-loop benchmark."""
+    """``burst``: share of a closed-loop benchmark's requests that arrive as one wave, with unified engines and with
+    separate pools (ten requests a client make the first wave 0.1 of them)."""
 
-    burst: float = Field(ge=0, le=1)
-    align: float = Field(ge=0, le=1, description="share of data-parallel ranks that prefill together")
+    burst_unified: float = Field(ge=0, le=1)
+    burst_separate: float = Field(ge=0, le=1)
+    align: float = Field(ge=0, le=1, description="of d data-parallel ranks d^align prefill in the same step")
+    acceptance: float = Field(ge=0, le=1, description="of a drafted token, where a run only says it speculated")
 
 
 class Constants(_Frozen):

@@ -31,16 +31,16 @@ def gemm(gpu: Gpu, constants: Gemm, tokens: float, rows: float, columns: float, 
     )
 
 
-def latent_decode(gpu: Gpu, constants: Attention, cached: float, heads: int, kv_dtype: KvDtype) -> float:
+def latent_decode(
+    gpu: Gpu, constants: Attention, cached: float, heads: float, kv_dtype: KvDtype, *, compute: float
+) -> float:
     """Absorbed MLA over ``cached`` tokens in all (sequences x context), 576 values each. Seconds of one layer.
 
-    Memory: each cached vector once. Compute: 2 x (576 + 512) FLOPs a head and token, in BF16, heads padded to the
-    kernel's tile.
+    Memory: each cached vector once. Compute: 2 x (576 + 512) FLOPs a head and token, at ``compute`` of BF16 peak.
+    ``heads`` counts the kernel's padding and the queries of a sequence.
     """
-    padded = max(heads, constants.decode_heads[kv_dtype])
-    memory = cached * 576 * KV_BYTES[kv_dtype] / (gpu.bandwidth * constants.decode_bandwidth[kv_dtype])
-    compute = cached * padded * 2 * 1088 / (gpu.rate("bfloat16") * constants.decode_compute)
-    return constants.fixed + roof(compute, memory)
+    memory = cached * 576 * KV_BYTES[kv_dtype] / (gpu.bandwidth * constants.decode_bandwidth)
+    return constants.fixed + roof(cached * heads * 2 * 1088 / (gpu.rate("bfloat16") * compute), memory)
 
 
 @lru_cache(maxsize=64)

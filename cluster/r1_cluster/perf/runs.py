@@ -11,7 +11,7 @@ from r1_cluster.catalog import Gpu, gpu, model
 from r1_cluster.perf.constants import FRAMEWORKS, Constants
 from r1_cluster.perf.layout import Split
 from r1_cluster.perf.serving import Pools, Workload
-from r1_cluster.perf.step import Engine
+from r1_cluster.perf.step import Engine, Speculation
 
 SPLIT = ("tp_size", "pp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size")
 COMMON = ("system", "backend", "mode", "isl", "osl", "conc", "gpus", "silicon_ttft_ms", "silicon_tpot_ms")
@@ -37,7 +37,6 @@ class Run:
     decode_count: float
     prefill: Split | None
     prefill_count: float
-    prefill_batch: int
     ttft: float
     tpot: float
     throughput: float
@@ -57,10 +56,11 @@ class Run:
         """The engines of this run. Its model is DeepSeek-R1."""
         r1 = model("deepseek-r1")
         decode = Engine.of(r1, self.gpu, self.decode, self.backend, constants=constants)
+        drafts = Speculation(1, decode.constants.serving.acceptance) if self.speculative else None
         if self.prefill is None:
-            return Pools(decode, self.decode_count)
+            return Pools(decode, self.decode_count, speculation=drafts)
         prefill = Engine.of(r1, self.gpu, self.prefill, self.backend, constants=constants)
-        return Pools(decode, self.decode_count, prefill, self.prefill_count, self.prefill_batch)
+        return Pools(decode, self.decode_count, prefill, self.prefill_count, speculation=drafts)
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _run(row: _Row) -> Run:
     flag = row.cells.get("speculative_suspect", "").strip().lower()
     if flag not in ("", "true", "false", "0", "1"):
         raise row.fail("speculative_suspect", f"{flag!r} is not True or False")
-    prefill, prefill_count, prefill_batch = None, 0, 1
+    prefill, prefill_count = None, 0
     if mode == "agg":
         decode = row.split()
         replicas = gpus / decode.gpus
@@ -158,8 +158,6 @@ def _run(row: _Row) -> Run:
     else:
         prefill, decode = row.split("prefill_"), row.split("decode_")
         prefill_count, decode_count = row.count("prefill_num_workers"), row.count("decode_num_workers")
-        if "prefill_batch_size" in row.cells and row.cells["prefill_batch_size"].strip():
-            prefill_batch = row.count("prefill_batch_size")
         needed = prefill.gpus * prefill_count + decode.gpus * decode_count
         if needed != gpus:
             raise row.fail("gpus", f"{gpus} GPUs, but the workers of this line hold {needed}")
@@ -175,7 +173,6 @@ def _run(row: _Row) -> Run:
         decode_count=decode_count,
         prefill=prefill,
         prefill_count=prefill_count,
-        prefill_batch=prefill_batch,
         ttft=ttft,
         tpot=tpot,
         throughput=through,

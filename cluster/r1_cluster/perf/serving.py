@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from r1_cluster.perf.step import Batch, Engine
+from r1_cluster.perf.step import Batch, Engine, Speculation
 
 ROUNDS = 60
+DAMPING = 0.7
+SETTLED = 1e-4  # relative change of the running batch that ends the iteration
 SATURATED = 0.95  # share of prefill capacity or of decode slots beyond which waiting is the queue's, not the step's
 
 
@@ -32,8 +34,8 @@ class Pools:
     decode_count: float = 1
     prefill: Engine | None = None
     prefill_count: float = 1
-    prefill_batch: int = 1
     max_batch: float = float("inf")
+    speculation: Speculation | None = None
 
     @property
     def gpus(self) -> float:
@@ -69,67 +71,91 @@ def _slots(pools: Pools, load: Workload) -> float:
     return max(1.0, min(pools.decode.kv_tokens() / held, pools.max_batch))
 
 
-def _abreast(engine: Engine) -> float:
-    """Data-parallel ranks that prefill in the same step on average: ranks^align."""
-    return float(engine.split.data**engine.constants.serving.align)
+@dataclass(frozen=True)
+class _Station:
+    """Prefill with ``count`` prompts in the same steps: seconds for all of them, and a prompt's share of it."""
+
+    together: float
+    service: float
+    count: float
+
+
+def _station(engine: Engine, load: Workload, queue: float, running: Batch | None = None) -> _Station:
+    """``queue`` prompts are there on average: they share steps up to the token budget of each data-parallel rank.
+
+    c prompts occupy min(c, data)^align ranks: they are not spread evenly.
+    """
+    new = load.prompt - load.cached
+    room = max(1, engine.overheads.chunk // new) * engine.split.data
+    count = min(max(1.0, queue), room)
+    ranks = min(count, engine.split.data) ** engine.constants.serving.align
+    together = engine.prefill_seconds(new, past=load.cached, count=count, ranks=ranks, decode=running)
+    return _Station(together, together / count, count)
 
 
 def _unified(pools: Pools, load: Workload) -> Estimate:
     engine, serving = pools.decode, pools.decode.constants.serving
+    overheads = engine.overheads
     clients = load.concurrency / pools.decode_count
-    context = load.prompt + load.output / 2
-    new, gaps = load.prompt - load.cached, max(1, load.output - 1)
-    abreast, slots = min(_abreast(engine), max(1.0, clients)), _slots(pools, load)
-    running, ttft, tpot, service = clients, 0.0, 0.0, 0.0
+    context, gaps = load.prompt + load.output / 2, max(1, load.output - 1)
+    slots = _slots(pools, load)
+    running, ttft, tpot, queue, prefill = clients, 0.0, 0.0, 1.0, None
     for _ in range(ROUNDS):
-        step = engine.decode_seconds(running, context)
+        step = engine.decode_seconds(running, context, pools.speculation)
         beside = Batch.decodes(running, context)
-        together = engine.prefill_seconds(new, past=load.cached, count=abreast, ranks=abreast, decode=beside)
-        service = together / abreast
-        tpot = step + running / load.output * service
-        own = together + (step if engine.overheads.mixed else 0.0)
-        wave = serving.burst * max(0.0, clients - abreast) * service / 2
-        ttft = engine.overheads.ttft + own + step / 2 + wave
-        wanted = clients * tpot * gaps / (ttft + tpot * gaps)
-        running += 0.5 * (min(wanted, slots) - running)
+        prefill = _station(engine, load, queue, beside)
+        burst = _station(engine, load, clients, beside)
+        tpot = step + running / load.output * prefill.service
+        own = prefill.together + (step if overheads.mixed else 0.0)
+        wave = serving.burst_unified * max(0.0, clients - burst.count) * burst.service / 2
+        balance = overheads.balance * tpot * (engine.split.data > 1)
+        ttft = overheads.ttft + own + step / 2 + wave + balance
+        rate = clients / (ttft + tpot * gaps)
+        change = min(rate * tpot * gaps, slots) - running
+        running += DAMPING * change
+        queue += DAMPING * (rate * (ttft - overheads.ttft) - queue)
+        if abs(change) < SETTLED * running:
+            break
+    assert prefill is not None
     rate = min(clients / (ttft + tpot * gaps), slots / (tpot * gaps))
     ttft = max(ttft, clients / rate - tpot * gaps)
     throughput = load.output * rate * pools.decode_count
-    return Estimate(ttft, tpot, throughput, running, rate * service, running / slots)
+    return Estimate(ttft, tpot, throughput, running, rate * prefill.service, running / slots)
 
 
-def _separate(pools: Pools, prefill: Engine, load: Workload) -> Estimate:
-    decode, serving = pools.decode, prefill.constants.serving
-    context = load.prompt + load.output / 2
-    new, gaps = load.prompt - load.cached, max(1, load.output - 1)
-    abreast, slots = _abreast(prefill), _slots(pools, load) * pools.decode_count
-    count = pools.prefill_batch * abreast
-    together = prefill.prefill_seconds(new, past=load.cached, count=count, ranks=abreast)
-    service = together / count / pools.prefill_count
-    fixed = prefill.overheads.ttft + prefill.overheads.handover + transfer_seconds(prefill, load.prompt)
-    running, ttft, tpot, rate = load.concurrency, 0.0, 0.0, 0.0
+def _separate(pools: Pools, engine: Engine, load: Workload) -> Estimate:
+    decode, serving = pools.decode, engine.constants.serving
+    context, gaps = load.prompt + load.output / 2, max(1, load.output - 1)
+    slots = _slots(pools, load) * pools.decode_count
+    burst = _station(engine, load, load.concurrency / pools.prefill_count)
+    wave = load.concurrency * burst.service / pools.prefill_count / 2
+    fixed = engine.overheads.ttft + engine.overheads.handover + transfer_seconds(engine, load.prompt)
+    running, ttft, tpot, rate, queue, service = load.concurrency, 0.0, 0.0, 0.0, 1.0, 0.0
     for _ in range(ROUNDS):
-        tpot = decode.decode_seconds(running / pools.decode_count, context)
-        think = tpot * gaps + fixed
-        # A station of one prompt per ``service`` seconds and a delay (Schweitzer's mean value analysis, M/M/1-like).
-        rate = _closed_rate(service, think + together - service, load.concurrency)
-        waiting = max(together, load.concurrency / rate - think)
-        wave = serving.burst * max(0.0, load.concurrency * service / 2 - waiting)
-        ttft = fixed + waiting + wave
+        tpot = decode.decode_seconds(running / pools.decode_count, context, pools.speculation)
+        prefill = _station(engine, load, queue)
+        service = prefill.service / pools.prefill_count
+        think = tpot * gaps + fixed + prefill.together - service
+        rate = _closed_rate(service, think, load.concurrency)
+        waiting = load.concurrency / rate - think + prefill.together - service
+        ttft = fixed + waiting + serving.burst_separate * max(0.0, wave - waiting)
         rate = load.concurrency / (ttft + tpot * gaps)
-        running += 0.5 * (min(rate * tpot * gaps, slots) - running)
+        change = min(rate * tpot * gaps, slots) - running
+        running += DAMPING * change
+        queue += DAMPING * (rate * waiting / pools.prefill_count - queue)
+        if abs(change) < SETTLED * running:
+            break
     rate = min(rate, slots / (tpot * gaps))
     ttft = max(ttft, load.concurrency / rate - tpot * gaps)
     return Estimate(ttft, tpot, load.output * rate, running / pools.decode_count, rate * service, running / slots)
 
 
 def _closed_rate(service: float, think: float, clients: float) -> float:
-    """Throughput of one queueing station and a delay with ``clients`` in the loop.
+    """Requests/s through one queueing station and a delay, ``clients`` in the loop (Schweitzer's mean value analysis).
 
-    X R = Q, R = s (1 + Q (N-1)/N), X = N / (R + Z): a quadratic in X.
+    R = s (1 + X R (N-1)/N) and X = N / (R + Z): a quadratic in X.
     """
     share = (clients - 1) / clients if clients > 1 else 0.0
-    # X (R + Z) = N with R = s / (1 - s X share).
     a = -share * service * think
     b = service + think + share * service * clients
     if a == 0:

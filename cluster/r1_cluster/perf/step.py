@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from r1_cluster.catalog import Architecture, Gpu, GroupedAttention, LatentAttention
@@ -15,7 +15,8 @@ from r1_cluster.perf.operators import KV_BYTES, all_reduce, exchange, gemm, late
 class Batch:
     """What one step works on, over the whole engine.
 
-    ``decode`` sequences take a token each over ``cached`` tokens of context in all. ``prefill`` new prompt tokens
+    ``decode`` sequences take ``width`` tokens each (1, or 1 + drafts to verify) over ``cached`` tokens of context in
+    all. ``prefill`` new prompt tokens
     attend to ``pairs`` (query, key) pairs and to ``past`` tokens already cached; they lie on ``prefill_ranks`` of the
     data-parallel ranks.
     """
@@ -26,6 +27,11 @@ class Batch:
     pairs: float = 0.0
     past: float = 0.0
     prefill_ranks: float = 1.0
+    width: float = 1.0
+
+    @property
+    def tokens(self) -> float:
+        return self.prefill + self.decode * self.width
 
     @classmethod
     def prompts(cls, tokens: float, *, past: float = 0.0, count: float = 1.0, ranks: float = 1.0) -> Batch:
@@ -34,9 +40,28 @@ class Batch:
         return cls(prefill=count * tokens, pairs=pairs, past=count * past, prefill_ranks=ranks)
 
     @classmethod
-    def decodes(cls, sequences: float, context: float) -> Batch:
+    def decodes(cls, sequences: float, context: float, width: float = 1.0) -> Batch:
         """``sequences`` running with ``context`` cached tokens each."""
-        return cls(decode=sequences, cached=sequences * context)
+        return cls(decode=sequences, cached=sequences * context, width=width)
+
+    def beside(self, other: Batch) -> Batch:
+        """This decode batch with the prompts of ``other`` in the same step."""
+        return replace(
+            self, prefill=other.prefill, pairs=other.pairs, past=other.past, prefill_ranks=other.prefill_ranks
+        )
+
+
+@dataclass(frozen=True)
+class Speculation:
+    """``drafts`` tokens proposed a step, each accepted with probability ``acceptance`` if those before it were."""
+
+    drafts: int
+    acceptance: float
+
+    @property
+    def tokens_per_step(self) -> float:
+        """1 + a + ... + a^drafts (Leviathan et al. 2023, eq. 1)."""
+        return float(sum(self.acceptance**i for i in range(self.drafts + 1)))
 
 
 @dataclass(frozen=True)
@@ -99,28 +124,27 @@ class Engine:
 
     def seconds(self, batch: Batch) -> float:
         """One step over the whole model. With pipeline stages, the time of one microbatch through all of them."""
-        overheads, split = self.overheads, self.split
-        tokens = batch.prefill + batch.decode
-        if tokens <= 0:
+        overheads, split, model = self.overheads, self.split, self.model
+        if batch.tokens <= 0:
             return 0.0
-        time = self.model.layers * (self._attention(batch) + self._between(batch) + overheads.layer)
-        time += self.model.dense_layers * self._mlp(tokens, self.model.intermediate_size, split.ranks)
-        if self.model.experts:
-            time += self.model.moe_layers * self._experts(batch)
-        sequences = batch.decode / split.data + (1 if batch.prefill else 0)
-        time += self._head(sequences) + overheads.step + overheads.sequence * batch.decode / split.data
-        if split.pipeline > 1:
-            size = 2 * tokens / split.data * self.model.hidden_size
-            hop = self.constants.collectives.network_fixed + size / (self.gpu.network * split.tensor)
-            time += (split.pipeline - 1) * hop
-        return time
+        time = model.layers * self._layer(batch) + model.moe_layers * self._experts(batch)
+        time += model.dense_layers * self._mlp(batch.tokens, model.intermediate_size, split.ranks)
+        time += self._head(batch) + overheads.step + overheads.sequence * batch.decode / split.data
+        if batch.prefill:
+            time += overheads.eager
+        return time + (split.pipeline - 1) * self._hop(batch)
 
-    def decode_seconds(self, sequences: float, context: float) -> float:
+    def decode_seconds(self, sequences: float, context: float, speculation: Speculation | None = None) -> float:
         """Seconds between two tokens of each of ``sequences`` running sequences, without prefill in the way.
 
         With p pipeline stages, p microbatches of 1/p of the sequences follow each other.
         """
-        return self.seconds(Batch.decodes(max(1.0, sequences / self.split.pipeline), context))
+        each = max(1.0, sequences / self.split.pipeline)
+        if speculation is None:
+            return self.seconds(Batch.decodes(each, context))
+        verify = self.seconds(Batch.decodes(each, context, width=1 + speculation.drafts))
+        draft = speculation.drafts * self._draft(Batch.decodes(each, context))
+        return (verify + draft) / speculation.tokens_per_step
 
     def prefill_seconds(
         self, tokens: float, *, past: float = 0.0, count: float = 1.0, ranks: float = 1.0, decode: Batch | None = None
@@ -128,24 +152,36 @@ class Engine:
         """Seconds that ``count`` prompts of ``tokens`` new tokens add, chunk by chunk.
 
         A framework that mixes adds them to ``decode``'s steps, others run them alone. ``past`` tokens hit the cache.
+        They lie on ``ranks`` of the data-parallel ranks.
         """
-        room = self.overheads.chunk * ranks
-        chunks = max(1, ceil(tokens * count / room))
-        beside = decode if decode and self.overheads.mixed else Batch()
-        alone = self.seconds(beside)
-        total = 0.0
+        chunks = max(1, ceil(tokens / self.overheads.chunk))
+        running = decode if decode and self.overheads.mixed else Batch()
+        alone, new, total = self.seconds(running), tokens / chunks, 0.0
         for index in range(chunks):
-            new = tokens / chunks
-            prompt = Batch.prompts(new, past=past + index * new, count=count, ranks=ranks)
-            both = Batch(
-                beside.decode, beside.cached, prompt.prefill, prompt.pairs, prompt.past, prompt.prefill_ranks
-            )
-            total += self.seconds(both) - alone
+            prompts = Batch.prompts(new, past=past + index * new, count=count, ranks=ranks)
+            total += self.seconds(running.beside(prompts)) - alone
         return total * self.overheads.prefill
+
+    def _layer(self, batch: Batch) -> float:
+        """What every layer has: attention, collectives, launches."""
+        return self._attention(batch) + self._between(batch) + self.overheads.layer
+
+    def _draft(self, batch: Batch) -> float:
+        """One pass of the multi-token-prediction layer (arXiv 2412.19437 §2.2): a layer, eh_proj and the head."""
+        hidden = self.model.hidden_size
+        time = self._layer(batch) + self._head(batch)
+        time += self._experts(batch) if self.model.experts else 0.0
+        return time + self._gemm(batch.decode / self.split.data, hidden, 2 * hidden, "bfloat16")
+
+    def _hop(self, batch: Batch) -> float:
+        """Hidden states from one pipeline stage to the next, over each rank's network port."""
+        size = 2 * batch.tokens / self.split.data * self.model.hidden_size
+        fits = self.constants.collectives
+        return fits.network_fixed + size / (self.gpu.network * fits.network_bandwidth * self.split.tensor)
 
     def _local(self, batch: Batch) -> tuple[float, float]:
         """Prefill and decode tokens of the busiest rank."""
-        return batch.prefill / min(batch.prefill_ranks, self.split.data), batch.decode / self.split.data
+        return batch.prefill / min(batch.prefill_ranks, self.split.data), batch.decode * batch.width / self.split.data
 
     def _gemm(self, tokens: float, rows: float, columns: float, dtype: str | None = None) -> float:
         kind = dtype or ("fp8_block" if self.model.weight_dtype == "fp8_block" else "bfloat16")
@@ -165,7 +201,7 @@ class Engine:
             values = shape.kv_values / min(tensor, shape.kv_heads)
             if decode:
                 memory = cached * values * KV_BYTES[self.kv_dtype]
-                core += fits.fixed + memory / (self.gpu.bandwidth * fits.decode_bandwidth["bfloat16"])
+                core += fits.fixed + memory / (self.gpu.bandwidth * fits.decode_bandwidth)
             fused = heads * shape.head_dim + values
             return core + self._gemm(tokens, fused, hidden) + self._gemm(tokens, hidden, heads * shape.head_dim)
         time = core + self._gemm(tokens, shape.q_lora_rank + shape.kv_values, hidden)
@@ -177,7 +213,9 @@ class Engine:
         if decode:  # kv_b's halves act on the query and the output instead
             time += self._gemm(decode, heads * shape.qk_nope_head_dim, shape.kv_lora_rank, "bfloat16")
             time += self._gemm(decode, heads * shape.v_head_dim, shape.kv_lora_rank, "bfloat16")
-            time += latent_decode(self.gpu, fits, cached, ceil(heads), self.kv_dtype)
+            padded = max(heads * batch.width, self.overheads.decode_heads)
+            share = self.overheads.decode_compute
+            time += latent_decode(self.gpu, fits, cached, padded, self.kv_dtype, compute=share)
         return time
 
     def _between(self, batch: Batch) -> float:
@@ -187,6 +225,7 @@ class Engine:
         reduce = all_reduce(self.gpu, fits, 2 * tokens * hidden, split.tensor)
         if split.data == 1:
             return 2 * reduce
+        reduce += self.overheads.data_parallel
         if not self.model.experts:
             return reduce
         return reduce + exchange(self.gpu, fits, tokens / split.tensor, hidden, self.model.experts.top_k, split.ranks)
@@ -197,17 +236,17 @@ class Engine:
 
     def _experts(self, batch: Batch) -> float:
         experts, split, constants = self.model.experts, self.split, self.constants
-        assert experts is not None
+        if experts is None:
+            return 0.0
         local = sum(self._local(batch))
         shared = self._mlp(local, experts.shared * experts.intermediate_size, split.tensor) if experts.shared else 0.0
-        spread = batch.decode + batch.prefill
         routed = routed_experts(
             self.gpu,
             constants.kernels[self.overheads.kernel],
             experts,
             self.model.hidden_size,
             self.model.expert_bytes,
-            spread,
+            batch.tokens,
             tensor=split.expert_tensor,
             ranks=split.expert,
             skew=constants.routing.skew,
@@ -217,8 +256,7 @@ class Engine:
         gate = self._gemm(local, experts.routed, self.model.hidden_size, "bfloat16")
         return routed * self.overheads.experts + shared + gate
 
-    def _head(self, sequences: float) -> float:
-        return self._gemm(sequences, self.model.vocab_size / self.split.tensor, self.model.hidden_size, "bfloat16")
-
-
-
+    def _head(self, batch: Batch) -> float:
+        """Logits of every decode token and of one prompt's last."""
+        tokens = batch.decode * batch.width / self.split.data + (1 if batch.prefill else 0)
+        return self._gemm(tokens, self.model.vocab_size / self.split.tensor, self.model.hidden_size, "bfloat16")
