@@ -55,12 +55,13 @@ class Routing(_Frozen):
 
 
 class Collectives(_Frozen):
-    """Fixed seconds and share of link bandwidth: all-reduce, all-to-all in a domain, and between domains."""
+    """Fixed seconds and share of link bandwidth: all-reduce, all-to-all in a domain (prefill and decode), network."""
 
     reduce_fixed: float = Field(ge=0)
     reduce_bandwidth: float = Field(gt=0, le=1.1)
     exchange_fixed: float = Field(ge=0)
     exchange_bandwidth: float = Field(gt=0, le=1)
+    latency_bandwidth: float = Field(gt=0, le=1)
     network_fixed: float = Field(ge=0)
     network_bandwidth: float = Field(gt=0, le=1)
 
@@ -73,7 +74,8 @@ class Framework(_Frozen):
     step of a prefill chunk. ``ttft``, ``handover``: fixed seconds before a first token, and more for separate pools.
     ``data_parallel``: more a layer where attention is data parallel (padding, synchronisation). ``decode_compute``,
     ``decode_heads``: the decode attention kernel's share of BF16 peak, and the heads it pads a rank's to.
-    ``balance``: steps a prompt waits, on average, for other data-parallel ranks to have one too.
+    ``wide_kernel``, ``overlap``: the experts' kernel, and the share of the shorter of computation and exchange hidden
+    behind the other, where experts span more than one NVLink domain. ``balance``: steps a prompt waits, on average, for other data-parallel ranks to have one too.
     """
 
     layer: float = Field(ge=0)
@@ -91,6 +93,8 @@ class Framework(_Frozen):
     decode_heads: int = Field(ge=1)
     kv_dtype: KvDtype
     kernel: Literal["triton", "cutlass", "deepgemm"]
+    wide_kernel: Literal["triton", "cutlass", "deepgemm"]
+    overlap: float = Field(ge=0, le=1)
     chunk: int = Field(ge=1)
 
 

@@ -98,19 +98,27 @@ def all_reduce(gpu: Gpu, constants: Collectives, size: float, ranks: int) -> flo
     return time
 
 
-def exchange(gpu: Gpu, constants: Collectives, tokens: float, hidden: int, top_k: int, ranks: int) -> float:
-    """Dispatch in FP8 and combine in BF16 of one layer's tokens, ``tokens`` on each rank. Seconds.
+def exchange(
+    gpu: Gpu, constants: Collectives, tokens: float, hidden: int, top_k: int, ranks: int, *, latency: bool
+) -> float:
+    """Dispatch in FP8 and combine in BF16 of one layer, ``tokens`` on each rank. Seconds.
 
-    Every token goes to the ranks its experts are on; between domains once per domain (arXiv 2412.19437 §3.2.2).
+    Decoding (``latency``): one copy an expert straight to its rank, NVLink and network side by side. Prefilling: one
+    copy a rank in the domain and one a remote domain (DeepEP's two modes; arXiv 2412.19437 §3.2.2).
     """
     if ranks == 1:
         return 0.0
     local = min(ranks, gpu.domain)
     domains = ranks / local
-    targets = ranks * (1 - (1 - 1 / ranks) ** top_k) * (ranks - 1) / ranks
     size = 3 * hidden * tokens
-    time = 2 * constants.exchange_fixed + targets * size / (gpu.nvlink * constants.exchange_bandwidth)
-    if domains > 1:
-        remote = domains * (1 - (1 - 1 / domains) ** top_k) * (domains - 1) / domains
-        time += 2 * constants.network_fixed + remote * size / (gpu.network * constants.network_bandwidth)
-    return time
+    if latency:
+        near, far = top_k * (local - 1) / ranks, top_k * (domains - 1) / domains
+        share = constants.latency_bandwidth
+    else:
+        near = local * (1 - (1 - 1 / ranks) ** (top_k * domains)) * (local - 1) / local
+        far = domains * (1 - (1 - 1 / domains) ** top_k) * (domains - 1) / domains
+        share = constants.exchange_bandwidth
+    inside = near * size / (gpu.nvlink * share)
+    if domains == 1:
+        return 2 * constants.exchange_fixed + inside
+    return 2 * constants.network_fixed + max(inside, far * size / (gpu.network * constants.network_bandwidth))

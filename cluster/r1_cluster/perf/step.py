@@ -122,13 +122,21 @@ class Engine:
 
     # Time.
 
+    @property
+    def wide(self) -> bool:
+        """Whether data-parallel attention and experts span more than one NVLink domain."""
+        return self.split.data > 1 and self.split.ranks > self.gpu.domain
+
     def seconds(self, batch: Batch) -> float:
         """One step over the whole model. With pipeline stages, the time of one microbatch through all of them."""
         overheads, split, model = self.overheads, self.split, self.model
         if batch.tokens <= 0:
             return 0.0
         time = model.layers * self._layer(batch) + model.moe_layers * self._experts(batch)
-        time += model.dense_layers * self._mlp(batch.tokens, model.intermediate_size, split.ranks)
+        time += model.dense_layers * self._mlp(batch.tokens / split.data, model.intermediate_size, split.tensor)
+        exchange = model.moe_layers * self._exchange(batch)
+        hidden = overheads.overlap * min(time, exchange) if self.wide else 0.0
+        time += exchange - hidden
         time += self._head(batch) + overheads.step + overheads.sequence * batch.decode / split.data
         if batch.prefill:
             time += overheads.eager
@@ -170,7 +178,7 @@ class Engine:
         """One pass of the multi-token-prediction layer (arXiv 2412.19437 §2.2): a layer, eh_proj and the head."""
         hidden = self.model.hidden_size
         time = self._layer(batch) + self._head(batch)
-        time += self._experts(batch) if self.model.experts else 0.0
+        time += self._experts(batch) + self._exchange(batch)
         return time + self._gemm(batch.decode / self.split.data, hidden, 2 * hidden, "bfloat16")
 
     def _hop(self, batch: Batch) -> float:
@@ -219,16 +227,21 @@ class Engine:
         return time
 
     def _between(self, batch: Batch) -> float:
-        """Collectives of one layer: two all-reduces in a tensor group, or one and the experts' exchange."""
-        fits, split, hidden = self.constants.collectives, self.split, self.model.hidden_size
-        tokens = sum(self._local(batch))
-        reduce = all_reduce(self.gpu, fits, 2 * tokens * hidden, split.tensor)
-        if split.data == 1:
-            return 2 * reduce
-        reduce += self.overheads.data_parallel
-        if not self.model.experts:
-            return reduce
-        return reduce + exchange(self.gpu, fits, tokens / split.tensor, hidden, self.model.experts.top_k, split.ranks)
+        """All-reduces of one layer: after attention and after the MLP, in the tensor group."""
+        split = self.split
+        size = 2 * sum(self._local(batch)) * self.model.hidden_size
+        reduce = all_reduce(self.gpu, self.constants.collectives, size, split.tensor)
+        return 2 * reduce if split.data == 1 else reduce
+
+    def _exchange(self, batch: Batch) -> float:
+        """What data-parallel attention costs a layer: meeting, and tokens to their experts and back in a MoE layer."""
+        split, experts = self.split, self.model.experts
+        if split.data == 1 or experts is None:
+            return 0.0
+        tokens, fits = sum(self._local(batch)) / split.tensor, self.constants.collectives
+        latency = batch.prefill == 0
+        time = exchange(self.gpu, fits, tokens, self.model.hidden_size, experts.top_k, split.ranks, latency=latency)
+        return time + self.overheads.data_parallel
 
     def _mlp(self, tokens: float, width: float, ranks: int) -> float:
         hidden = self.model.hidden_size
@@ -242,7 +255,7 @@ class Engine:
         shared = self._mlp(local, experts.shared * experts.intermediate_size, split.tensor) if experts.shared else 0.0
         routed = routed_experts(
             self.gpu,
-            constants.kernels[self.overheads.kernel],
+            constants.kernels[self.overheads.wide_kernel if self.wide else self.overheads.kernel],
             experts,
             self.model.hidden_size,
             self.model.expert_bytes,
