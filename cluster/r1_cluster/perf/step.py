@@ -132,9 +132,9 @@ class Engine:
         overheads, split, model = self.overheads, self.split, self.model
         if batch.tokens <= 0:
             return 0.0
-        time = model.layers * self._layer(batch) + model.moe_layers * self._experts(batch)
+        time = model.layers * self._layer(batch) + model.moe_layers * self.experts_layer(batch)
         time += model.dense_layers * self._mlp(batch.tokens / split.data, model.intermediate_size, split.tensor)
-        exchange = model.moe_layers * self._exchange(batch)
+        exchange = model.moe_layers * self.exchange_layer(batch)
         hidden = overheads.overlap * min(time, exchange) if self.wide else 0.0
         time += exchange - hidden
         time += self._head(batch) + overheads.step + overheads.sequence * batch.decode / split.data
@@ -172,13 +172,13 @@ class Engine:
 
     def _layer(self, batch: Batch) -> float:
         """What every layer has: attention, collectives, launches."""
-        return self._attention(batch) + self._between(batch) + self.overheads.layer
+        return self.attention_layer(batch) + self._between(batch) + self.overheads.layer
 
     def _draft(self, batch: Batch) -> float:
         """One pass of the multi-token-prediction layer (arXiv 2412.19437 §2.2): a layer, eh_proj and the head."""
         hidden = self.model.hidden_size
         time = self._layer(batch) + self._head(batch)
-        time += self._experts(batch) + self._exchange(batch)
+        time += self.experts_layer(batch) + self.exchange_layer(batch)
         return time + self._gemm(batch.decode / self.split.data, hidden, 2 * hidden, "bfloat16")
 
     def _hop(self, batch: Batch) -> float:
@@ -195,7 +195,7 @@ class Engine:
         kind = dtype or ("fp8_block" if self.model.weight_dtype == "fp8_block" else "bfloat16")
         return gemm(self.gpu, self.constants.gemm[kind], tokens, rows, columns, kind)
 
-    def _attention(self, batch: Batch) -> float:
+    def attention_layer(self, batch: Batch) -> float:
         prefill, decode = self._local(batch)
         shape, hidden, tensor = self.model.attention, self.model.hidden_size, self.split.tensor
         heads = self.model.heads / tensor
@@ -233,7 +233,7 @@ class Engine:
         reduce = all_reduce(self.gpu, self.constants.collectives, size, split.tensor)
         return 2 * reduce if split.data == 1 else reduce
 
-    def _exchange(self, batch: Batch) -> float:
+    def exchange_layer(self, batch: Batch) -> float:
         """What data-parallel attention costs a layer: meeting, and tokens to their experts and back in a MoE layer."""
         split, experts = self.split, self.model.experts
         if split.data == 1 or experts is None:
@@ -247,7 +247,7 @@ class Engine:
         hidden = self.model.hidden_size
         return self._gemm(tokens, 2 * width / ranks, hidden) + self._gemm(tokens, hidden, width / ranks)
 
-    def _experts(self, batch: Batch) -> float:
+    def experts_layer(self, batch: Batch) -> float:
         experts, split, constants = self.model.experts, self.split, self.constants
         if experts is None:
             return 0.0
