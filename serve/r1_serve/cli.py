@@ -130,8 +130,9 @@ def validate(
     if as_json:
         print(json.dumps(report.as_dict(), indent=1))
         return
-    from r1_serve.launch.validation import show
     from rich.console import Console
+
+    from r1_serve.launch.validation import show
 
     show(report, Console(width=None if sys.stdout.isatty() else 200))
 

@@ -13,9 +13,9 @@ STEP = 1e-3
 
 def fit(
     residuals: Callable[[Vector], Vector],
-    start: Sequence[float],
-    low: Sequence[float],
-    high: Sequence[float],
+    start: Sequence[float] | Vector,
+    low: Sequence[float] | Vector,
+    high: Sequence[float] | Vector,
     *,
     scale: float = 0.08,
     rounds: int = 30,
@@ -44,7 +44,8 @@ def fit(
             damping *= 5
         if before - best < 3e-4 * before:
             break
-    return np.exp(x)
+    found: Vector = np.exp(x)
+    return found
 
 
 def _loss(r: Vector, scale: float) -> float:

@@ -11,15 +11,17 @@ import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
-from r1_bench import results
-from r1_bench.perf.least_squares import Vector, fit
-from r1_cluster.catalog import gpu, model
+from r1_cluster.catalog import Experts, gpu, model
 from r1_cluster.perf.constants import Attention, ExpertKernel, Gemm, fitted
 from r1_cluster.perf.layout import Split
 from r1_cluster.perf.operators import gemm, latent_decode, routed_experts
 from r1_cluster.perf.step import Batch, Engine
+
+from r1_bench import results
+from r1_bench.perf.least_squares import Vector, fit
 
 Row = dict[str, str]
 
@@ -59,9 +61,7 @@ def fit_gemm(rows: list[Row], dtype: str, *, slower_than: float = 0.0) -> Fit:
 
     def predict(x: Vector) -> list[float]:
         shares = Gemm(compute=x[0], bandwidth=x[1], fixed=x[2])
-        return [
-            gemm(gpu(row["system"]), shares, int(row["m"]), int(row["n"]), int(row["k"]), dtype) for row in rows
-        ]
+        return [gemm(gpu(row["system"]), shares, int(row["m"]), int(row["n"]), int(row["k"]), dtype) for row in rows]
 
     memory = (0.8, 0.4, 1.0) if dtype == "bfloat16" else (0.84, 0.83, 0.85)
     bounds = {"compute": (0.7, 0.2, 1.0), "bandwidth": memory, "fixed": (4e-6, 1e-6, 4e-5)}
@@ -136,8 +136,7 @@ def fit_experts(rows: list[Row], name: str, latency: str) -> Fit:
     """All rows of one kernel and routing skew; expert ranks up to 64."""
     rows = [row for row in rows if int(row["moe_ep_size"]) <= 64]
     r1 = model("deepseek-r1")
-    shape = r1.experts
-    assert shape is not None
+    shape = cast(Experts, r1.experts)
 
     def predict(x: Vector) -> list[float]:
         kernel = ExpertKernel(compute=x[0], bandwidth=x[1], fixed=x[2], tile=x[3], shard=x[4])

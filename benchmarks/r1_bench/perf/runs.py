@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from r1_bench import results
-from r1_bench.perf.least_squares import Vector, fit
-from r1_bench.perf.tables import markdown, peer_rows
 from r1_cluster.perf.constants import FILE, Constants
 from r1_cluster.perf.runs import Run, read
 from r1_cluster.perf.validate import Report, Row, predict
+
+from r1_bench import results
+from r1_bench.perf.least_squares import Vector, fit
+from r1_bench.perf.tables import markdown, peer_rows
 
 NOISE = 0.06  # of log TPOT between identical runs
 TTFT_WEIGHT = 0.3  # TTFT repeats three times worse than TPOT
@@ -35,6 +36,7 @@ PRIORS: dict[str, tuple[float, float, float, float]] = {
     "collectives.network_fixed": (3e-5, 0.4, 5e-6, 1e-4),
     "collectives.exchange_fixed": (1.2e-5, 0.3, 5e-6, 4e-5),
     "frameworks.trtllm.balance": (100.0, 0.5, 5.0, 300.0),
+    "frameworks.trtllm.wide_prefill": (5.0, 0.5, 0.1, 20.0),
 } | {
     f"frameworks.{framework}.{name}": prior
     for framework in ("trtllm", "sglang")
@@ -63,7 +65,7 @@ def constants(values: Vector) -> Constants:
     return Constants.model_validate(document)
 
 
-def fit_runs(runs: Sequence[Run], start: Sequence[float] | None = None) -> Vector:
+def fit_runs(runs: Sequence[Run], start: Sequence[float] | Vector | None = None) -> Vector:
     prior, spread, low, high = (np.array(column) for column in zip(*PRIORS.values(), strict=True))
 
     def residuals(values: Vector) -> Vector:
@@ -76,7 +78,7 @@ def fit_runs(runs: Sequence[Run], start: Sequence[float] | None = None) -> Vecto
     return fit(residuals, prior if start is None else start, low, high, scale=WRONG)
 
 
-def cross_validate(runs: Sequence[Run], start: Sequence[float], key: Callable[[Run], Hashable]) -> tuple[Row, ...]:
+def cross_validate(runs: Sequence[Run], start: Vector, key: Callable[[Run], Hashable]) -> tuple[Row, ...]:
     """Every run predicted by constants fitted without the runs of its key."""
     found: list[Row] = []
     for held in dict.fromkeys(map(key, runs)):
@@ -105,8 +107,8 @@ def main() -> None:
     fitted = constants(values)
     reports = {
         "in sample": Report(tuple(predict(run, fitted) for run in every)),
-        "deployment held out": Report(cross_validate(plain, list(values), deployment)),
-        "workload held out": Report(cross_validate(plain, list(values), workload)),
+        "deployment held out": Report(cross_validate(plain, values, deployment)),
+        "workload held out": Report(cross_validate(plain, values, workload)),
     }
     if arguments.peer:
         document = json.loads(arguments.peer.read_text(encoding="utf-8"))
@@ -114,7 +116,9 @@ def main() -> None:
     if arguments.write:
         document = fitted.model_dump(mode="json")
         FILE.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    moved = {name: {"prior": PRIORS[name][0], "fitted": float(f"{v:.4g}")} for name, v in zip(PRIORS, values, strict=True)}
+    moved = {
+        name: {"prior": PRIORS[name][0], "fitted": float(f"{v:.4g}")} for name, v in zip(PRIORS, values, strict=True)
+    }
     found: dict[str, Any] = {"environment": results.environment(), "constants": moved}
     found |= {name: report.as_dict() for name, report in reports.items()}
     print(results.write("perf_runs_hopper", found, markdown(found["environment"], moved, reports)).read_text())

@@ -180,7 +180,7 @@ class Architecture:
 
     @property
     def mtp_bytes(self) -> int:
-        """The multi-token-prediction layers as stored: a MoE layer each, eh_proj, three norms, own embedding and head."""
+        """The multi-token-prediction layers as stored, each a MoE layer, eh_proj, three norms, embedding and head."""
         if not self.mtp_layers:
             return 0
         own = (2 * self.hidden_size * self.hidden_size + 3 * self.hidden_size) * self.plain_bytes
@@ -206,7 +206,9 @@ class Architecture:
         total = self.layers * attention + self.dense_layers * 3 * self.hidden_size * self.intermediate_size
         if self.experts:
             expert = 3 * self.hidden_size * self.experts.intermediate_size
-            total += self.moe_layers * ((routed + self.experts.shared) * expert + self.experts.routed * self.hidden_size)
+            total += self.moe_layers * (
+                (routed + self.experts.shared) * expert + self.experts.routed * self.hidden_size
+            )
         head = 0 if self.tied_embeddings else self.vocab_size * self.hidden_size
         return total + self.vocab_size * self.hidden_size + head + self.hidden_size
 

@@ -48,7 +48,7 @@ class ExpertKernel(_Frozen):
 
 
 class Routing(_Frozen):
-    """``skew`` s: expert i of E is chosen in proportion to i^-s. ``hot``: the hottest of e ranks gets e^hot its share."""
+    """Expert i is chosen in proportion to i^-``skew``; the hottest of e ranks gets e^``hot`` times its share."""
 
     skew: float = Field(ge=0)
     hot: float = Field(ge=0)
@@ -67,15 +67,20 @@ class Collectives(_Frozen):
 
 
 class Framework(_Frozen):
-    """What an engine adds to its kernels.
+    """What an engine adds to its kernels. Seconds where nothing else is said.
 
-    ``layer``: launches, norms, quantisation a layer; ``step``: scheduler and sampler a step; ``sequence``: the same
-    per running sequence; ``eager``: more for a step with prefill, which no CUDA graph covers. ``experts``, ``prefill``: factors on the operator tables. ``mixed``: decode tokens share the
-    step of a prefill chunk. ``ttft``, ``handover``: fixed seconds before a first token, and more for separate pools.
-    ``data_parallel``: more a layer where attention is data parallel (padding, synchronisation). ``decode_compute``,
-    ``decode_heads``: the decode attention kernel's share of BF16 peak, and the heads it pads a rank's to.
-    ``wide_kernel``, ``overlap``: the experts' kernel, and the share of the shorter of computation and exchange hidden
-    behind the other, where experts span more than one NVLink domain. ``balance``: steps a prompt waits, on average, for other data-parallel ranks to have one too.
+    A step: ``layer`` for launches, norms and quantisation a layer; ``step`` for scheduler and sampler, ``sequence``
+    more for each running sequence; ``eager`` more with prefill in it, which no CUDA graph covers; ``data_parallel``
+    a MoE layer where attention is data parallel (padding, meeting). ``experts``, ``prefill``: factors on the
+    operators. ``mixed``: decode tokens share the steps of a prefill.
+
+    Kernels: ``decode_compute``, ``decode_heads``: the decode attention's share of BF16 peak, and the heads it pads a
+    rank's to. ``kernel`` and, where experts span NVLink domains, ``wide_kernel`` for experts; there ``overlap`` is the
+    share of the shorter of computation and exchange that hides behind the other.
+
+    A first token: ``ttft`` always; ``handover`` more from a separate pool; ``balance`` steps more, on average, until
+    other data-parallel ranks have a prompt too; ``wide_prefill`` more where data-parallel prefill spans domains (seen
+    on one deployment, cause unknown). ``chunk``: prompt tokens of a step.
     """
 
     layer: float = Field(ge=0)
@@ -88,6 +93,7 @@ class Framework(_Frozen):
     ttft: float = Field(ge=0)
     handover: float = Field(ge=0)
     balance: float = Field(ge=0)
+    wide_prefill: float = Field(ge=0)
     data_parallel: float = Field(ge=0)
     decode_compute: float = Field(gt=0, le=1)
     decode_heads: int = Field(ge=1)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
+
 from r1_cluster.catalog import Experts, Gpu
 from r1_cluster.perf.constants import Attention, Collectives, ExpertKernel, Gemm, KvDtype
 
@@ -27,7 +29,8 @@ def gemm(gpu: Gpu, constants: Gemm, tokens: float, rows: float, columns: float, 
     size = 1 if dtype == "fp8_block" else 2
     moved = rows * columns * size + tokens * columns * size + 2 * tokens * rows
     return constants.fixed + roof(
-        2 * tokens * rows * columns / (gpu.rate(dtype) * constants.compute), moved / (gpu.bandwidth * constants.bandwidth)
+        2 * tokens * rows * columns / (gpu.rate(dtype) * constants.compute),
+        moved / (gpu.bandwidth * constants.bandwidth),
     )
 
 
@@ -44,9 +47,10 @@ def latent_decode(
 
 
 @lru_cache(maxsize=64)
-def _inclusion(experts: int, top_k: int, skew: float) -> np.ndarray:
-    weights = np.arange(1, experts + 1, dtype=float) ** -skew
-    return np.minimum(1.0, top_k * weights / weights.sum())
+def _inclusion(experts: int, top_k: int, skew: float) -> NDArray[np.float64]:
+    weights = np.arange(1, experts + 1, dtype=np.float64) ** -skew
+    share: NDArray[np.float64] = np.minimum(1.0, top_k * weights / weights.sum())
+    return share
 
 
 @lru_cache(maxsize=1 << 16)
@@ -74,13 +78,13 @@ def routed_experts(
     ``tokens`` is the whole engine's. Memory: the weights of the experts touched, and activations in and out of every
     kernel. Compute: each expert's tokens padded by half a tile on average.
     """
-    heat = ranks**hot
+    heat = float(ranks**hot)
     touched = min(distinct(shape.routed, shape.top_k, tokens, skew) * heat, shape.routed) / ranks
     pairs = tokens * shape.top_k / ranks * heat
     width = shape.intermediate_size / tensor
     memory = touched * expert_bytes / tensor / (gpu.bandwidth * constants.bandwidth)
     flops = (pairs + touched * constants.tile / 2) * 6 * hidden * width
-    compute = flops / (gpu.rate(dtype) * constants.compute * tensor**-constants.shard)
+    compute = flops / (gpu.rate(dtype) * constants.compute * float(tensor**-constants.shard))
     activations = pairs * (3 * hidden + 8 * width) / gpu.bandwidth
     return constants.fixed + roof(compute, memory) + activations
 

@@ -144,7 +144,9 @@ def _run(row: _Row) -> Run:
     gpus = row.count("gpus")
     ttft, tpot = row.number("silicon_ttft_ms") / 1e3, row.number("silicon_tpot_ms") / 1e3
     told = row.cells.get("otps_gpu", "").strip()
-    through = row.number("otps_gpu") if told else load.concurrency * load.output / (ttft + tpot * (load.output - 1)) / gpus
+    through = (
+        row.number("otps_gpu") if told else load.concurrency * load.output / (ttft + tpot * (load.output - 1)) / gpus
+    )
     flag = row.cells.get("speculative_suspect", "").strip().lower()
     if flag not in ("", "true", "false", "0", "1"):
         raise row.fail("speculative_suspect", f"{flag!r} is not True or False")

@@ -6,6 +6,7 @@ sequences decode together, TTFT on how many prompts wait, both on X; the fixed p
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from r1_cluster.perf.step import Batch, Engine, Speculation
@@ -18,12 +19,21 @@ SATURATED = 0.95  # share of prefill capacity or of decode slots beyond which wa
 
 @dataclass(frozen=True)
 class Workload:
-    """``prompt`` tokens in (``cached`` of them prefix hits), ``output`` tokens out, ``concurrency`` requests in flight."""
+    """``prompt`` tokens in, ``cached`` of them prefix hits, ``output`` out; ``concurrency`` requests in flight.
+
+    Raises ValueError where a number makes no sense.
+    """
 
     prompt: int
     output: int
     concurrency: float
     cached: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.prompt, self.output, self.concurrency) < 1:
+            raise ValueError(f"{self}: prompt, output and concurrency are at least 1")
+        if not 0 <= self.cached < self.prompt:
+            raise ValueError(f"{self}: at least one prompt token misses the prefix cache")
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,7 @@ def _slots(pools: Pools, load: Workload) -> float:
 
 @dataclass(frozen=True)
 class _Station:
-    """Prefill with ``count`` prompts in the same steps: seconds for all of them, and a prompt's share of it."""
+    """Prefill with ``count`` prompts in the same steps: seconds for all of them, and seconds between prompts."""
 
     together: float
     service: float
@@ -83,14 +93,14 @@ class _Station:
 def _station(engine: Engine, load: Workload, queue: float, running: Batch | None = None) -> _Station:
     """``queue`` prompts are there on average: they share steps up to the token budget of each data-parallel rank.
 
-    c prompts occupy min(c, data)^align ranks: they are not spread evenly.
+    c prompts occupy min(c, data)^align ranks: they are not spread evenly. Pipeline stages work on different prompts.
     """
     new = load.prompt - load.cached
     room = max(1, engine.overheads.chunk // new) * engine.split.data
     count = min(max(1.0, queue), room)
     ranks = min(count, engine.split.data) ** engine.constants.serving.align
     together = engine.prefill_seconds(new, past=load.cached, count=count, ranks=ranks, decode=running)
-    return _Station(together, together / count, count)
+    return _Station(together, together / count / engine.split.pipeline, count)
 
 
 def _unified(pools: Pools, load: Workload) -> Estimate:
@@ -99,13 +109,14 @@ def _unified(pools: Pools, load: Workload) -> Estimate:
     clients = load.concurrency / pools.decode_count
     context, gaps = load.prompt + load.output / 2, max(1, load.output - 1)
     slots = _slots(pools, load)
-    running, ttft, tpot, queue, prefill = clients, 0.0, 0.0, 1.0, None
+    running, ttft, tpot, queue, service = clients, 0.0, 0.0, 1.0, 0.0
     for _ in range(ROUNDS):
         step = engine.decode_seconds(running, context, pools.speculation)
         beside = Batch.decodes(running, context)
         prefill = _station(engine, load, queue, beside)
         burst = _station(engine, load, clients, beside)
-        tpot = step + running / load.output * prefill.service
+        service = prefill.service
+        tpot = step + running / load.output * service
         own = prefill.together + (step if overheads.mixed else 0.0)
         wave = serving.burst_unified * max(0.0, clients - burst.count) * burst.service / 2
         balance = overheads.balance * tpot * (engine.split.data > 1)
@@ -116,11 +127,10 @@ def _unified(pools: Pools, load: Workload) -> Estimate:
         queue += DAMPING * (rate * (ttft - overheads.ttft) - queue)
         if abs(change) < SETTLED * running:
             break
-    assert prefill is not None
     rate = min(clients / (ttft + tpot * gaps), slots / (tpot * gaps))
     ttft = max(ttft, clients / rate - tpot * gaps)
     throughput = load.output * rate * pools.decode_count
-    return Estimate(ttft, tpot, throughput, running, rate * prefill.service, running / slots)
+    return Estimate(ttft, tpot, throughput, running, rate * service, running / slots)
 
 
 def _separate(pools: Pools, engine: Engine, load: Workload) -> Estimate:
@@ -129,7 +139,8 @@ def _separate(pools: Pools, engine: Engine, load: Workload) -> Estimate:
     slots = _slots(pools, load) * pools.decode_count
     burst = _station(engine, load, load.concurrency / pools.prefill_count)
     wave = load.concurrency * burst.service / pools.prefill_count / 2
-    fixed = engine.overheads.ttft + engine.overheads.handover + transfer_seconds(engine, load.prompt)
+    added = engine.overheads
+    fixed = added.ttft + added.handover + transfer_seconds(engine, load.prompt) + added.wide_prefill * engine.wide
     running, ttft, tpot, rate, queue, service = load.concurrency, 0.0, 0.0, 0.0, 1.0, 0.0
     for _ in range(ROUNDS):
         tpot = decode.decode_seconds(running / pools.decode_count, context, pools.speculation)
@@ -160,7 +171,7 @@ def _closed_rate(service: float, think: float, clients: float) -> float:
     b = service + think + share * service * clients
     if a == 0:
         return clients / b
-    root = (b * b + 4 * a * clients) ** 0.5
+    root = math.sqrt(b * b + 4 * a * clients)
     return 2 * clients / (b + root)
 
 

@@ -1,4 +1,4 @@
-"""Seconds of one engine step from its operators: the model's layers on one rank, collectives, and what the engine adds."""
+"""Seconds of one engine step: the operators of one rank, the collectives, and what the engine adds."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ def show(report: Report, console: Console) -> None:
 
 def _rows(report: Report) -> Table:
     table = Table("group", "layout", "in/out", "conc", "", "TPOT ms", "model", "error", "TTFT ms", "model", "error")
-    for column in ("tok/s/GPU", "model", "error"):
-        table.add_column(column)
+    for name in ("tok/s/GPU", "model", "error"):
+        table.add_column(name)
     for column in table.columns[3:]:
         column.justify = "right"
     for row in report.rows:
