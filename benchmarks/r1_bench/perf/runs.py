@@ -120,7 +120,10 @@ def main() -> None:
         name: {"prior": PRIORS[name][0], "fitted": float(f"{v:.4g}")} for name, v in zip(PRIORS, values, strict=True)
     }
     found: dict[str, Any] = {"environment": results.environment(), "constants": moved}
-    found |= {name: report.as_dict() for name, report in reports.items()}
+    for name, report in reports.items():
+        found[name] = report.as_dict()
+        if name != "in sample":
+            del found[name]["predictions"]
     print(results.write("perf_runs_hopper", found, markdown(found["environment"], moved, reports)).read_text())
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from r1_cluster.catalog import GPUS, MODELS
@@ -34,7 +35,7 @@ def test_more_clients_wait_longer_and_get_more_out(pools: Pools) -> None:
     found = [estimate(pools, Workload(2048, 1024, clients)) for clients in (1, 4, 16, 64, 256)]
     for measure in ("ttft", "tpot", "throughput"):
         values = [getattr(each, measure) for each in found]
-        assert all(later >= 0.999 * earlier for earlier, later in zip(values, values[1:], strict=False)), measure
+        assert all(later >= 0.999 * earlier for earlier, later in pairwise(values)), measure
 
 
 def test_one_client_decodes_at_the_engines_own_pace() -> None:
