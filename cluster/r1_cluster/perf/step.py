@@ -16,9 +16,8 @@ class Batch:
     """What one step works on, over the whole engine.
 
     ``decode`` sequences take ``width`` tokens each (1, or 1 + drafts to verify) over ``cached`` tokens of context in
-    all. ``prefill`` new prompt tokens
-    attend to ``pairs`` (query, key) pairs and to ``past`` tokens already cached; they lie on ``prefill_ranks`` of the
-    data-parallel ranks.
+    all. ``prefill`` new prompt tokens attend to ``pairs`` (query, key) pairs and to ``past`` tokens already cached;
+    they lie on ``prefill_ranks`` of the data-parallel ranks.
     """
 
     decode: float = 0.0
@@ -238,10 +237,13 @@ class Engine:
         split, experts = self.split, self.model.experts
         if split.data == 1 or experts is None:
             return 0.0
-        tokens, fits = sum(self._local(batch)) / split.tensor, self.constants.collectives
-        latency = batch.prefill == 0
-        time = exchange(self.gpu, fits, tokens, self.model.hidden_size, experts.top_k, split.ranks, latency=latency)
-        return time + self.overheads.data_parallel
+        fits, hidden = self.constants.collectives, self.model.hidden_size
+        time = self.overheads.data_parallel
+        for tokens, latency in zip(self._local(batch), (False, True), strict=True):
+            if tokens:
+                share = tokens / split.tensor
+                time += exchange(self.gpu, fits, share, hidden, experts.top_k, split.ranks, latency=latency)
+        return time
 
     def _mlp(self, tokens: float, width: float, ranks: int) -> float:
         hidden = self.model.hidden_size

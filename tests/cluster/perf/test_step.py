@@ -112,3 +112,10 @@ def test_a_split_whose_parts_span_different_ranks_is_refused(bad: dict[str, int]
 def test_an_unknown_framework_is_refused_with_the_list() -> None:
     with pytest.raises(ValueError, match="'tgi': choose one of trtllm, sglang, vllm"):
         engine(framework="tgi")
+
+
+@pytest.mark.parametrize("split", [TP8, DP8, Split(data=32, expert=32)])
+@pytest.mark.parametrize("tokens", [1, 128, 8192])
+def test_prompts_beside_running_sequences_always_take_time(split: Split, tokens: int) -> None:
+    mixed = engine(split, framework="vllm")
+    assert mixed.prefill_seconds(tokens, decode=Batch.decodes(4096, 1)) > 0
