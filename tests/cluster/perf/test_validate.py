@@ -35,6 +35,11 @@ def test_a_unified_and_a_separate_run_are_read(tmp_path: Path) -> None:
     assert two.speculative
 
 
+def test_gpus_left_over_idle_and_count(tmp_path: Path) -> None:
+    [run] = read(file(tmp_path, AGG.replace("16.0,8.0,,", "16.0,12.0,,")))
+    assert (run.decode_count, run.gpus) == (1, 12)
+
+
 def test_throughput_is_worked_out_where_the_file_has_none(tmp_path: Path) -> None:
     [run] = read(file(tmp_path, AGG.replace(",110,", ",,")))
     assert run.throughput == pytest.approx(16 * 1024 / (0.3 + 0.016 * 1023) / 8)
@@ -54,8 +59,8 @@ def test_throughput_is_worked_out_where_the_file_has_none(tmp_path: Path) -> Non
         (AGG.replace(",agg,", ",both,"), ("line 2", "column mode", "agg, disagg")),
         (AGG.replace(",False", ",perhaps"), ("line 2", "column speculative_suspect", "'perhaps'")),
         (AGG.replace("8.0,1.0,300", "4.0,1.0,300"), ("line 2", "column moe_ep_size", "same ranks")),
-        (AGG.replace("16.0,8.0,,", "16.0,12.0,,"), ("line 2", "column gpus", "whole engines of 8")),
-        (DISAGG.replace(",64,24,", ",64,32,"), ("line 2", "column gpus", "hold 24")),
+        (AGG.replace("16.0,8.0,,", "16.0,4.0,,"), ("line 2", "column gpus", "engine of 8")),
+        (DISAGG.replace(",64,24,", ",64,16,"), ("line 2", "column gpus", "hold 24")),
         (AGG + ",more", ("line 2", "more cells")),
         ("a,h200_sxm", ("line 2", "column backend", "ends before")),
     ],
