@@ -24,9 +24,10 @@ def environment() -> dict[str, Any]:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    module = Path(sys.argv[0]).stem
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    module = spec.name if spec else Path(sys.argv[0]).stem
     return {
-        "command": f"python -m r1_bench.{module} {shlex.join(sys.argv[1:])}".strip(),
+        "command": f"python -m {module} {shlex.join(sys.argv[1:])}".strip(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "hardware": f"{_processor()}, {os.cpu_count()} cores",
         "versions": {"python": platform.python_version(), **found},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 import traceback
@@ -126,6 +127,25 @@ def ask(
     reader.end(run(url, question, model=model, temperature=temperature, show=reader))
 
 
+@app.command()
+def validate(
+    runs: Annotated[Path, typer.Option(help="CSV of measured runs, one a line (docs/performance-model.md)")],
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+) -> None:
+    """Compare the performance model with measured runs: each prediction, and the errors by group."""
+    from r1_cluster.perf.validate import validate as run
+
+    report = run(runs)
+    if as_json:
+        print(json.dumps(report.as_dict(), indent=1))
+        return
+    from rich.console import Console
+
+    from r1_serve.launch.validation import show
+
+    show(report, Console(width=None if sys.stdout.isatty() else 200))
+
+
 def main() -> None:
     """Entry point. Exit codes: 0, 1 a bug or a part that died, 2 a configuration or machine that cannot work."""
     try:
@@ -135,10 +155,12 @@ def main() -> None:
 
 
 def _report(error: Exception) -> int:
+    from r1_cluster.perf.runs import RunsError
+
     from r1_serve.errors import R1Error  # brings gRPC, which `r1 --help` does without
 
     text = " ".join(str(error).split())
-    if isinstance(error, R1Error | PlanError):
+    if isinstance(error, R1Error | PlanError | RunsError):
         print(f"error: {text}", file=sys.stderr)
         return int(getattr(error, "exit_code", 2))
     log = LOGS / "bug.log"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def test_help_lists_the_commands_without_importing_what_is_heavy() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.splitlines()[-1] == "[]"
-    for command in ("plans", "plan-check", "router", "rehearse", "serve", "ask"):
+    for command in ("plans", "plan-check", "router", "rehearse", "serve", "ask", "validate"):
         assert f"  {command} " in result.stdout
 
 
@@ -88,6 +89,30 @@ def test_serving_without_a_ray_cluster_is_one_error_line(tmp_path: Path, address
     assert "Traceback" not in result.stderr
     assert result.stderr.splitlines()[-1].startswith("error: no Ray cluster")
     assert f"at {address}" in result.stderr
+
+
+RUNS = """id,system,backend,mode,isl,osl,conc,gpus,tp_size,pp_size,attention_dp_size,moe_tp_size,moe_ep_size,\
+silicon_ttft_ms,silicon_tpot_ms
+a,h200_sxm,sglang,agg,1024,1024,16,8,8,1,1,8,1,300,16
+"""
+
+
+def test_validate_prints_each_run_and_its_error_or_one_json_object(tmp_path: Path) -> None:
+    runs = tmp_path / "runs.csv"
+    runs.write_text(RUNS, encoding="utf-8")
+    shown = r1("validate", "--runs", str(runs))
+    assert shown.returncode == 0, shown.stderr
+    assert "h200_sxm/sglang/agg" in shown.stdout
+    found = json.loads(r1("validate", "--runs", str(runs), "--json").stdout)
+    assert found["rows"] == 1
+    assert found["tpot_mape"] == abs(found["predictions"][0]["tpot_ms"]["error"])
+
+
+def test_a_malformed_run_is_one_line_that_names_the_line_and_the_column(tmp_path: Path) -> None:
+    runs = tmp_path / "runs.csv"
+    runs.write_text(RUNS.replace(",300,16", ",soon,16"), encoding="utf-8")
+    refused(r1("validate", "--runs", str(runs), "--json"), "runs.csv, line 2, column silicon_ttft_ms", "soon")
+    refused(r1("validate", "--runs", str(tmp_path / "none.csv")), "none.csv", "cannot be read")
 
 
 def test_a_bug_is_one_line_with_the_log_that_holds_the_rest(tmp_path: Path) -> None:

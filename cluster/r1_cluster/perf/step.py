@@ -1,0 +1,277 @@
+"""Seconds of one engine step: the operators of one rank, the collectives, and what the engine adds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import ceil
+
+from r1_cluster.catalog import Architecture, Gpu, GroupedAttention, LatentAttention
+from r1_cluster.perf.constants import Constants, Framework, KvDtype, fitted
+from r1_cluster.perf.layout import Split
+from r1_cluster.perf.operators import KV_BYTES, all_reduce, exchange, gemm, latent_decode, routed_experts
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step works on, over the whole engine.
+
+    ``decode`` sequences take ``width`` tokens each (1, or 1 + drafts to verify) over ``cached`` tokens of context in
+    all. ``prefill`` new prompt tokens attend to ``pairs`` (query, key) pairs and to ``past`` tokens already cached;
+    they lie on ``prefill_ranks`` of the data-parallel ranks.
+    """
+
+    decode: float = 0.0
+    cached: float = 0.0
+    prefill: float = 0.0
+    pairs: float = 0.0
+    past: float = 0.0
+    prefill_ranks: float = 1.0
+    width: float = 1.0
+
+    @property
+    def tokens(self) -> float:
+        return self.prefill + self.decode * self.width
+
+    @classmethod
+    def prompts(cls, tokens: float, *, past: float = 0.0, count: float = 1.0, ranks: float = 1.0) -> Batch:
+        """``count`` prompts of ``tokens`` new tokens, each after ``past`` cached ones."""
+        pairs = count * (tokens * past + tokens * tokens / 2)
+        return cls(prefill=count * tokens, pairs=pairs, past=count * past, prefill_ranks=ranks)
+
+    @classmethod
+    def decodes(cls, sequences: float, context: float, width: float = 1.0) -> Batch:
+        """``sequences`` running with ``context`` cached tokens each."""
+        return cls(decode=sequences, cached=sequences * context, width=width)
+
+    def beside(self, other: Batch) -> Batch:
+        """This decode batch with the prompts of ``other`` in the same step."""
+        return replace(
+            self, prefill=other.prefill, pairs=other.pairs, past=other.past, prefill_ranks=other.prefill_ranks
+        )
+
+
+@dataclass(frozen=True)
+class Speculation:
+    """``drafts`` tokens proposed a step, each accepted with probability ``acceptance`` if those before it were."""
+
+    drafts: int
+    acceptance: float
+
+    @property
+    def tokens_per_step(self) -> float:
+        """1 + a + ... + a^drafts (Leviathan et al. 2023, eq. 1)."""
+        return float(sum(self.acceptance**i for i in range(self.drafts + 1)))
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One engine: a model on ``split.gpus`` GPUs under a framework. Times are pure functions of it and a Batch."""
+
+    model: Architecture
+    gpu: Gpu
+    split: Split
+    framework: str
+    constants: Constants
+    kv_dtype: KvDtype
+
+    @classmethod
+    def of(
+        cls,
+        model: Architecture,
+        gpu: Gpu,
+        split: Split,
+        framework: str,
+        *,
+        constants: Constants | None = None,
+        kv_dtype: KvDtype | None = None,
+    ) -> Engine:
+        """An engine with the fitted constants and the framework's usual KV dtype, unless told otherwise."""
+        constants = constants or fitted()
+        return cls(model, gpu, split, framework, constants, kv_dtype or constants.framework(framework).kv_dtype)
+
+    @property
+    def overheads(self) -> Framework:
+        return self.constants.framework(self.framework)
+
+    # Memory.
+
+    def weight_bytes(self) -> int:
+        """Weights on the fullest rank: attention cut over tensor ranks, experts over all, MLA's down projections and
+        the router whole on each. Embedding and head are cut over tensor ranks."""
+        model, split = self.model, self.split
+        attention = model.attention_bytes / split.tensor
+        if isinstance(model.attention, LatentAttention):
+            whole = model.attention.q_lora_rank + model.attention.kv_values
+            attention += model.linear_bytes(whole, model.hidden_size) * (1 - 1 / split.tensor)
+        layers = model.layers * attention + model.dense_layers * model.dense_mlp_bytes / split.tensor
+        if model.experts:
+            routed = ceil(model.experts.routed / split.expert) * model.expert_bytes / split.expert_tensor
+            layers += model.moe_layers * (routed + model.shared_expert_bytes / split.tensor + model.router_bytes)
+        ends = (model.embedding_bytes + model.lm_head_bytes) / split.tensor
+        return int(layers / split.pipeline + ends)
+
+    def kv_tokens(self, *, utilization: float = 0.9, workspace: float = 6e9) -> int:
+        """KV tokens the whole engine holds: usable memory less weights and ``workspace`` bytes, over data ranks.
+
+        MLA's cache is repeated on tensor ranks. 0 where the weights do not fit.
+        """
+        free = self.gpu.usable_bytes(utilization) - self.weight_bytes() - workspace
+        per_token = self.model.kv_bytes_per_token(self.kv_dtype, tensor_parallel_size=self.split.tensor)
+        return max(0, int(free / (per_token / self.split.pipeline))) * self.split.data
+
+    # Time.
+
+    @property
+    def wide(self) -> bool:
+        """Whether data-parallel attention and experts span more than one NVLink domain."""
+        return self.split.data > 1 and self.split.ranks > self.gpu.domain
+
+    def seconds(self, batch: Batch) -> float:
+        """One step over the whole model. With pipeline stages, the time of one microbatch through all of them."""
+        overheads, split, model = self.overheads, self.split, self.model
+        if batch.tokens <= 0:
+            return 0.0
+        time = model.layers * self._layer(batch) + model.moe_layers * self.experts_layer(batch)
+        time += model.dense_layers * self._mlp(batch.tokens / split.data, model.intermediate_size, split.tensor)
+        exchange = model.moe_layers * self.exchange_layer(batch)
+        hidden = overheads.overlap * min(time, exchange) if self.wide else 0.0
+        time += exchange - hidden
+        time += self._head(batch) + overheads.step + overheads.sequence * batch.decode / split.data
+        if batch.prefill:
+            time += overheads.eager
+        return time + (split.pipeline - 1) * self._hop(batch)
+
+    def decode_seconds(self, sequences: float, context: float, speculation: Speculation | None = None) -> float:
+        """Seconds between two tokens of each of ``sequences`` running sequences, without prefill in the way.
+
+        With p pipeline stages, p microbatches of 1/p of the sequences follow each other.
+        """
+        each = max(1.0, sequences / self.split.pipeline)
+        if speculation is None:
+            return self.seconds(Batch.decodes(each, context))
+        verify = self.seconds(Batch.decodes(each, context, width=1 + speculation.drafts))
+        draft = speculation.drafts * self._draft(Batch.decodes(each, context))
+        return (verify + draft) / speculation.tokens_per_step
+
+    def prefill_seconds(
+        self, tokens: float, *, past: float = 0.0, count: float = 1.0, ranks: float = 1.0, decode: Batch | None = None
+    ) -> float:
+        """Seconds that ``count`` prompts of ``tokens`` new tokens add, chunk by chunk.
+
+        A framework that mixes adds them to ``decode``'s steps, others run them alone. ``past`` tokens hit the cache.
+        They lie on ``ranks`` of the data-parallel ranks.
+        """
+        chunks = max(1, ceil(tokens / self.overheads.chunk))
+        running = decode if decode and self.overheads.mixed else Batch()
+        alone, new, total = self.seconds(running), tokens / chunks, 0.0
+        for index in range(chunks):
+            prompts = Batch.prompts(new, past=past + index * new, count=count, ranks=ranks)
+            total += self.seconds(running.beside(prompts)) - alone
+        return total * self.overheads.prefill
+
+    def _layer(self, batch: Batch) -> float:
+        """What every layer has: attention, collectives, launches."""
+        return self.attention_layer(batch) + self._between(batch) + self.overheads.layer
+
+    def _draft(self, batch: Batch) -> float:
+        """One pass of the multi-token-prediction layer (arXiv 2412.19437 §2.2): a layer, eh_proj and the head."""
+        hidden = self.model.hidden_size
+        time = self._layer(batch) + self._head(batch)
+        time += self.experts_layer(batch) + self.exchange_layer(batch)
+        return time + self._gemm(batch.decode / self.split.data, hidden, 2 * hidden, "bfloat16")
+
+    def _hop(self, batch: Batch) -> float:
+        """Hidden states from one pipeline stage to the next, over each rank's network port."""
+        size = 2 * batch.tokens / self.split.data * self.model.hidden_size
+        fits = self.constants.collectives
+        return fits.network_fixed + size / (self.gpu.network * fits.network_bandwidth * self.split.tensor)
+
+    def _local(self, batch: Batch) -> tuple[float, float]:
+        """Prefill and decode tokens of the busiest rank."""
+        return batch.prefill / min(batch.prefill_ranks, self.split.data), batch.decode * batch.width / self.split.data
+
+    def _gemm(self, tokens: float, rows: float, columns: float, dtype: str | None = None) -> float:
+        kind = dtype or ("fp8_block" if self.model.weight_dtype == "fp8_block" else "bfloat16")
+        return gemm(self.gpu, self.constants.gemm[kind], tokens, rows, columns, kind)
+
+    def attention_layer(self, batch: Batch) -> float:
+        prefill, decode = self._local(batch)
+        shape, hidden, tensor = self.model.attention, self.model.hidden_size, self.split.tensor
+        heads = self.model.heads / tensor
+        tokens = prefill + decode
+        fits, ranks = self.constants.attention, min(batch.prefill_ranks, self.split.data)
+        score = shape.score_flops(self.model.heads, absorbed=False) / tensor
+        core = batch.pairs / ranks * score / (self.gpu.rate("bfloat16") * fits.prefill_compute)
+        core += prefill * hidden * 2 * fits.prefill_passes / self.gpu.bandwidth
+        cached = batch.cached / self.split.data
+        if isinstance(shape, GroupedAttention):
+            values = shape.kv_values / min(tensor, shape.kv_heads)
+            if decode:
+                memory = cached * values * KV_BYTES[self.kv_dtype]
+                core += fits.fixed + memory / (self.gpu.bandwidth * fits.decode_bandwidth)
+            fused = heads * shape.head_dim + values
+            return core + self._gemm(tokens, fused, hidden) + self._gemm(tokens, hidden, heads * shape.head_dim)
+        time = core + self._gemm(tokens, shape.q_lora_rank + shape.kv_values, hidden)
+        time += self._gemm(tokens, heads * shape.qk_head_dim, shape.q_lora_rank)
+        time += self._gemm(tokens, hidden, heads * shape.v_head_dim)
+        if prefill:  # keys and values are expanded, the cached prefix's too
+            up = heads * (shape.qk_nope_head_dim + shape.v_head_dim)
+            time += self._gemm(prefill + batch.past / ranks, up, shape.kv_lora_rank, "bfloat16")
+        if decode:  # kv_b's halves act on the query and the output instead
+            time += self._gemm(decode, heads * shape.qk_nope_head_dim, shape.kv_lora_rank, "bfloat16")
+            time += self._gemm(decode, heads * shape.v_head_dim, shape.kv_lora_rank, "bfloat16")
+            padded = max(heads * batch.width, self.overheads.decode_heads)
+            share = self.overheads.decode_compute
+            time += latent_decode(self.gpu, fits, cached, padded, self.kv_dtype, compute=share)
+        return time
+
+    def _between(self, batch: Batch) -> float:
+        """All-reduces of one layer: after attention and after the MLP, in the tensor group."""
+        split = self.split
+        size = 2 * sum(self._local(batch)) * self.model.hidden_size
+        reduce = all_reduce(self.gpu, self.constants.collectives, size, split.tensor)
+        return 2 * reduce if split.data == 1 else reduce
+
+    def exchange_layer(self, batch: Batch) -> float:
+        """What data-parallel attention costs a layer: meeting, and tokens to their experts and back in a MoE layer."""
+        split, experts = self.split, self.model.experts
+        if split.data == 1 or experts is None:
+            return 0.0
+        fits, hidden = self.constants.collectives, self.model.hidden_size
+        time = self.overheads.data_parallel
+        for tokens, latency in zip(self._local(batch), (False, True), strict=True):
+            if tokens:
+                share = tokens / split.tensor
+                time += exchange(self.gpu, fits, share, hidden, experts.top_k, split.ranks, latency=latency)
+        return time
+
+    def _mlp(self, tokens: float, width: float, ranks: int) -> float:
+        hidden = self.model.hidden_size
+        return self._gemm(tokens, 2 * width / ranks, hidden) + self._gemm(tokens, hidden, width / ranks)
+
+    def experts_layer(self, batch: Batch) -> float:
+        experts, split, constants = self.model.experts, self.split, self.constants
+        if experts is None:
+            return 0.0
+        local = sum(self._local(batch))
+        shared = self._mlp(local, experts.shared * experts.intermediate_size, split.tensor) if experts.shared else 0.0
+        routed = routed_experts(
+            self.gpu,
+            constants.kernels[self.overheads.wide_kernel if self.wide else self.overheads.kernel],
+            experts,
+            self.model.hidden_size,
+            self.model.expert_bytes,
+            batch.tokens,
+            tensor=split.expert_tensor,
+            ranks=split.expert,
+            skew=constants.routing.skew,
+            hot=constants.routing.hot,
+            dtype=self.model.weight_dtype,
+        )
+        gate = self._gemm(local, experts.routed, self.model.hidden_size, "bfloat16")
+        return routed * self.overheads.experts + shared + gate
+
+    def _head(self, batch: Batch) -> float:
+        """Logits of every decode token and of one prompt's last."""
+        tokens = batch.decode * batch.width / self.split.data + (1 if batch.prefill else 0)
+        return self._gemm(tokens, self.model.vocab_size / self.split.tensor, self.model.hidden_size, "bfloat16")
