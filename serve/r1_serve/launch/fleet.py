@@ -13,11 +13,12 @@ from types import FrameType
 from r1_cluster.plan import Plan
 
 from r1_serve.errors import StartupError
+from r1_serve.settings import ray_address
 
 # What is printed when a step is done: a rehearsal waits for these lines.
 RAY_UP = "Ray is up"
 RANKS_UP = "every rank is healthy"
-LOCAL = "local"
+LOCAL, AUTO = "local", "auto"
 
 OBJECT_STORE_BYTES = 128 << 20  # the token path does not use it
 WATCH_INTERVAL_S = 1.0
@@ -48,6 +49,8 @@ def serve(plan: Plan, *, address: str, routers: str | None, threads: int, tempor
     (rehearsed) accelerators as the plan asks for. Raises StartupError where Ray or a rank does not start, and when
     Ray ends while the ranks serve.
     """
+    if address == AUTO:
+        address = ray_address() or AUTO  # as Ray would read it
     _reach(address)
     import ray
 
