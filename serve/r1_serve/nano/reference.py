@@ -96,7 +96,9 @@ class Reference:
         ids: list[int] = out[0, len(prompt) :].tolist()
         # Without a closing mark all of it is thought.
         at = ids.index(self.think_end) if self.think_end in ids else len(ids)
-        thought, answer = self.tokenizer.decode(ids[:at]), self.tokenizer.decode(ids[at + 1 :])
+        thought = self.tokenizer.decode(ids[:at])
+        # A model that goes astray may close its thought again: the router shows no mark, so neither does this.
+        answer = self.tokenizer.decode([token for token in ids[at + 1 :] if token != self.think_end])
         return Reply(question, thought.strip(), answer.strip(), len(ids))
 
 
