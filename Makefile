@@ -54,7 +54,7 @@ lock: $(VENV)/.dev ## resolve requirements/*.lock again from pyproject.toml; UPG
 
 protos: $(VENV)/.dev ## regenerate the Python code of serve/r1_serve/protos/*.proto
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=serve --python_out=serve \
-	  --mypy_out=serve --grpc_python_out=serve serve/r1_serve/protos/*.proto
+	  --pyi_out=serve --grpc_python_out=serve serve/r1_serve/protos/*.proto
 
 clean: ## remove caches, logs and build output; keeps .venv
 	@rm -rf .r1 build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from r1_serve.errors import Cancelled, DeadlineExceeded, R1Error
-from r1_serve.router.choice import Kind
+from r1_serve.router.choice import Kind, Thought
 from r1_serve.router.generation import Generation
+from r1_serve.router.limits import UNLIMITED
 from r1_serve.router.models import ServedModel
 from r1_serve.router.request import ChatRequest
 from r1_serve.router.usage import Usage
@@ -25,10 +26,11 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Choice ``index`` is complete. ``reason`` is stop or length."""
+    """Choice ``index`` is complete. ``reason`` is stop or length, ``thought`` how its thought went."""
 
     index: int
     reason: str
+    thought: Thought
 
 
 Event = Text | Finished
@@ -60,6 +62,7 @@ class Call:
         self.started_at = clock()
         self.ended_at: float | None = None
         self.prompt_tokens = 0
+        self.budget = UNLIMITED
         self.generations: list[Generation] = []
         self.error: R1Error | None = None
         self._events: list[Event] = []
@@ -93,8 +96,8 @@ class Call:
         self._events.append(Text(index, kind, text))
         self._notify()
 
-    def finish(self, index: int, reason: str) -> None:
-        self._events.append(Finished(index, reason))
+    def finish(self, index: int, reason: str, thought: Thought) -> None:
+        self._events.append(Finished(index, reason, thought))
         self._open_choices -= 1
         if self._open_choices == 0:
             self._end(None)

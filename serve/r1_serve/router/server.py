@@ -136,6 +136,7 @@ class Router:
         await self._grpc.start()
 
     def _changed(self) -> None:
+        self.service.migrations.look()
         task = asyncio.get_running_loop().create_task(self._publish_health())
         self._publishing.add(task)
         task.add_done_callback(self._publishing.discard)

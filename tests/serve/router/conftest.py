@@ -144,7 +144,7 @@ async def world_of() -> AsyncIterator[Callable[..., Awaitable[World]]]:
     worlds: list[World] = []
 
     async def make(plans: Sequence[Plan] = (PLAN,), **settings: Any) -> World:
-        values = {"http_port": 0, "grpc_port": 0, "drain_s": 0.0, "worker_wait_s": 0.0} | settings
+        values = {"http_port": 0, "grpc_port": 0, "drain_s": 0.0, "worker_wait_s": 0.0, "resume_wait_s": 0.0} | settings
         router = Router(plans, RouterSettings(**values), CollectorRegistry())
         await router.start()
         worlds.append(World(router))

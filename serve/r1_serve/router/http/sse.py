@@ -10,7 +10,7 @@ from r1_serve.errors import R1Error
 from r1_serve.router.call import Call, Event, Finished
 from r1_serve.router.choice import Kind
 from r1_serve.router.http.errors import error_body
-from r1_serve.router.http.shape import usage_body
+from r1_serve.router.http.shape import finish_body, usage_body
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -40,7 +40,9 @@ class Chunks:
 
     def event(self, event: Event) -> bytes:
         if isinstance(event, Finished):
-            return self._chunk(event.index, b"{}", b'"%b"' % event.reason.encode())
+            end = finish_body(event)
+            reason = b'"%b","thinking_finish_reason":"%b"'
+            return self._chunk(event.index, b"{}", reason % tuple(text.encode() for text in end.values()))
         text = orjson.dumps(event.text)
         if event.kind is Kind.ANSWER:
             return self._chunk(event.index, b'{"content":%b}' % text, b"null")
