@@ -35,6 +35,9 @@ class Finished:
 
 Event = Text | Finished
 
+# Takes new text at once and returns True, or cannot now.
+Direct = Callable[[int, Kind, str], bool]
+
 
 class Call:
     """One request on its way. Rank frames push events in, one reader takes them out.
@@ -68,6 +71,7 @@ class Call:
         self._events: list[Event] = []
         self._open_choices = request.n
         self._on_end = on_end
+        self._direct: Direct | None = None
         self._wake: asyncio.Future[None] | None = None
         self._deadline = self.started_at + timeout_s
         self._timeout_s = timeout_s
@@ -86,6 +90,8 @@ class Call:
         return Usage.of(self)
 
     def push(self, index: int, kind: Kind, text: str) -> None:
+        if self._direct is not None and not self._events and self._direct(index, kind, text):
+            return
         for at in range(len(self._events) - 1, -1, -1):
             event = self._events[at]
             if event.index == index:
@@ -112,12 +118,14 @@ class Call:
         """The client is gone. Harmless once the call has ended."""
         self.fail(self._overdue() if self.clock() >= self._deadline else Cancelled("the client went away"))
 
-    async def take(self, timeout_s: float | None = None) -> list[Event]:
+    async def take(self, timeout_s: float | None = None, direct: Direct | None = None) -> list[Event]:
         """New events, waiting for the first up to ``timeout_s``; empty when it passed or when the call has ended.
 
-        Raises the R1Error the call ended with, after the events before it were taken.
+        While it waits, text goes to ``direct``, and the reader sleeps on until that cannot take it: the token path has
+        no task switch. Raises the R1Error the call ended with, after the events before it were taken.
         """
         if not self._events and not self.ended:
+            self._direct = direct
             self._wake = asyncio.get_running_loop().create_future()
             try:
                 async with asyncio.timeout(timeout_s):
@@ -125,7 +133,7 @@ class Call:
             except TimeoutError:
                 return []
             finally:
-                self._wake = None
+                self._wake = self._direct = None
         if self._events:
             events, self._events = self._events, []
             return events
