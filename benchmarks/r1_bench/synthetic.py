@@ -32,6 +32,7 @@ class Rank:
         self.sent_at = [0.0] * 10  # of the last step with each digit
         self.tokens = 0
         self._digits = digits
+        self.paced = step_s > 0
         self._step_s = step_s
         self._running: dict[int, int] = {}  # request id to tokens left
         self._work = asyncio.Event()
@@ -63,12 +64,15 @@ class Rank:
                 while (message := await call.read()) is not grpc.aio.EOF:
                     if message.HasField("submit"):
                         submit = message.submit
+                        left = submit.sampling.max_tokens - 1
                         first = pb.Delta(request_id=submit.request_id, token_ids=[self._digits[0]])
-                        self.sent_at[0] = time.monotonic()
+                        if left == 0:
+                            first.finish = pb.FINISH_LENGTH
+                        else:
+                            self._running[submit.request_id] = left
+                            self._work.set()
                         self.tokens += 1
                         await call.write(pb.WorkerMessage(frame=pb.Frame(deltas=[first])))
-                        self._running[submit.request_id] = submit.sampling.max_tokens - 1
-                        self._work.set()
                     elif message.HasField("abort"):
                         self._running.pop(message.abort.request_id, None)
             finally:
