@@ -41,6 +41,9 @@ class WorkerSettings(BaseSettings):
 
     routers: str = Field(default="127.0.0.1:8001", description="host:port, comma separated; names are re-resolved")
     resolve_interval_s: float = Field(default=5.0, gt=0)
+    drain_s: float = Field(
+        default=5.0, ge=0, le=12, description="how long a leaving rank goes on before it hands over what still runs"
+    )
 
 
 Kind = TypeVar("Kind", bound=BaseSettings)
