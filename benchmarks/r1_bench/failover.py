@@ -101,7 +101,7 @@ async def kill_in_turn(
     where: Fleet, kinds: Sequence[str], streams: Sequence[Stream], expected: int
 ) -> list[dict[str, Any]]:
     """Kill one of each kind when an equal further share of all ``expected`` characters has come."""
-    killed = []
+    killed: list[dict[str, Any]] = []
     for number, kind in enumerate(kinds):
         due = expected * (number + 1) / (len(kinds) + 1) * 0.8
         while sum(len(stream.text) for stream in streams) < due:  # noqa: ASYNC110  # progress has no event
