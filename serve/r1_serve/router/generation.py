@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from r1_serve.errors import EngineRejected, PoisonRequest, R1Error, WorkerLost
+from r1_serve.errors import EngineRejected, R1Error, WorkerLost
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.router.choice import Choice, Piece
 from r1_serve.router.limits import ThoughtLimit
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 _REASONS = {pb.FINISH_STOP: "stop", pb.FINISH_LENGTH: "length"}
 
-# A request is not tried on a third rank after two died before its first token there, though it had a seat at once: it
-# is probably what kills them. Nor on a ninth, whatever it got from the others.
-MAX_STRIKES = 2
+# A request that so many ranks died with is not tried on another, whatever it got from them.
 MAX_DEATHS = 8
 
 
@@ -65,7 +63,8 @@ class Generation:
         self._request_id = 0
         self._begun_at = 0  # tokens at the last submission
         self._seated = False
-        self._strikes = self._deaths = 0
+        self._deaths = 0
+        self.suspect = False  # of having killed a rank: see Migrations
 
     @property
     def rank(self) -> Rank | None:
@@ -131,11 +130,10 @@ class Generation:
             return
         if blamed:
             self._deaths += 1
-            progress = len(self._token_ids) > self._begun_at
-            self._strikes = 0 if progress else self._strikes + self._seated
-        if self._strikes >= MAX_STRIKES or self._deaths >= MAX_DEATHS:
-            text = f"{self._deaths} workers died with this request: it is not tried on another; report its request id"
-            self._migrations.refuse(self, PoisonRequest(text), "poison")
+            # Without a seat it was waiting in the engine, and has not been computed.
+            self.suspect = self._seated and len(self._token_ids) == self._begun_at
+        if self._deaths >= MAX_DEATHS:
+            self._migrations.convict(self)
         else:
             self._migrations.resume(self, error, avoid=elsewhere)
 
@@ -172,6 +170,9 @@ class Generation:
         else:
             self._metrics.inter_token_latency.observe((now - self._last_token_at) / len(token_ids))
         self._last_token_at = now
+        if self.suspect:
+            self.suspect = False
+            self._migrations.cleared(self)
         was_thinking = choice.thinking
         closed = self._take(token_ids)
         if was_thinking and not choice.thinking:

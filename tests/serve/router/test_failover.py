@@ -146,11 +146,37 @@ async def test_a_request_that_kills_two_ranks_at_its_start_is_not_tried_on_a_thi
     for worker in workers[:2]:
         await worker.next_submit()
         await worker.die()
-    with pytest.raises(openai.APIStatusError, match="2 workers died with this request") as fault:
+    with pytest.raises(openai.APIStatusError, match="workers died with this request") as fault:
         await request
     assert fault.value.code == "poison_request"
     assert workers[2].submits.empty()
     assert world.metric("r1_migrations_total", outcome="poison") == 1
+
+
+async def test_what_kills_ranks_is_found_among_many_and_the_others_are_answered(world_of: Any, ids: Any) -> None:
+    """Eight requests begin together on a rank and one of them kills it, and every rank it comes to."""
+    world = await world_of(resume_wait_s=60)
+    ranks = [await world.worker()]
+    requests = [asking(world, max_tokens=99 if number == 5 else 100) for number in range(8)]
+    for _ in requests:
+        await ranks[0].next_submit()
+    await ranks[0].die()
+
+    async def serve(rank: Any) -> None:
+        while (submit := await rank.submits.get()).sampling.max_tokens != 99:
+            await rank.send(pb.Delta(request_id=submit.request_id, token_ids=ids("a</think>b"), finish=pb.FINISH_STOP))
+        await rank.die()
+
+    while not all(request.done() for request in requests):
+        ranks.append(await world.worker())
+        serving = asyncio.create_task(serve(ranks[-1]))
+        await asyncio.wait([serving, asyncio.ensure_future(asyncio.wait(requests))], return_when="FIRST_COMPLETED")
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+    outcomes = await asyncio.gather(*requests, return_exceptions=True)
+    assert [number for number, outcome in enumerate(outcomes) if isinstance(outcome, Exception)] == [5]
+    assert getattr(outcomes[5], "code", None) == "poison_request"
+    assert len(ranks) <= 5
 
 
 async def test_a_request_that_got_tokens_from_each_dead_rank_goes_on_but_not_for_ever(world: Any, ids: Any) -> None:

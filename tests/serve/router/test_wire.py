@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from typing import Any, cast
 
 import pytest
@@ -19,19 +20,23 @@ def post(**fields: Any) -> bytes:
 
 
 async def connect(world: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_connection("127.0.0.1", world.router.http_port)
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that a reader who pauses is felt soon
+    made.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(made, ("127.0.0.1", world.router.http_port))
+    return await asyncio.open_connection(sock=made)
 
 
 async def events(reader: asyncio.StreamReader) -> list[dict[str, Any]]:
     """One chunked response's events, up to [DONE]; fails on broken chunk framing."""
     head = await reader.readuntil(b"\r\n\r\n")
     assert b"transfer-encoding: chunked" in head
-    data = b""
+    data = bytearray()
     while size := int(await reader.readline(), 16):
         data += await reader.readexactly(size)
         assert await reader.readexactly(2) == b"\r\n"
     assert await reader.readexactly(2) == b"\r\n"
-    blocks = [block.removeprefix(b"data: ") for block in data.split(b"\n\n") if block.startswith(b"data: ")]
+    blocks = [block.removeprefix(b"data: ") for block in bytes(data).split(b"\n\n") if block.startswith(b"data: ")]
     assert blocks[-1] == b"[DONE]"
     return [json.loads(block) for block in blocks[:-1]]
 
@@ -67,8 +72,8 @@ async def test_the_responses_task_does_not_wake_for_tokens(
 async def test_a_client_that_does_not_read_is_written_no_more_than_its_buffer(world: Any, ids: Any) -> None:
     worker = await world.worker()
     reader, writer = await connect(world)
-    socket = cast(asyncio.Transport, writer.transport)
-    socket.pause_reading()
+    transport = cast(asyncio.Transport, writer.transport)
+    transport.pause_reading()
     writer.write(post(loop_guard=False))
     submit = await worker.next_submit()
     (call,) = world.router.service.calls
@@ -84,7 +89,7 @@ async def test_a_client_that_does_not_read_is_written_no_more_than_its_buffer(wo
     await worker.send(pb.Delta(request_id=submit.request_id, token_ids=ids("</think>9"), finish=pb.FINISH_STOP))
     await world.until(lambda: call.ended)
     assert len(call.waiting) <= 3
-    socket.resume_reading()
+    transport.resume_reading()
     assert text(await events(reader)) == "so " * 400 * (sent + 200) + "9"
     writer.close()
 
