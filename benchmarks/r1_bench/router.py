@@ -119,7 +119,7 @@ async def drive(where: Process, door: str, streams: int, tokens: int, step_s: fl
             rank.go()
         rss, probes = where.rss_mb(), Seen()
         while not ended.done():
-            await asyncio.wait([ended], timeout=0.05)
+            await asyncio.wait([ended], timeout=0.2)
             rss = max(rss, where.rss_mb())
             if step_s:  # what a new request meets while the others stream
                 await _probe(where, ranks, probes)

@@ -37,6 +37,7 @@ class Rank:
         self._running: dict[int, int] = {}  # request id to tokens left
         self._work = asyncio.Event()
         self._go = asyncio.Event()
+        self._writing = asyncio.Lock()
         self._hello = pb.Hello(
             protocol_version=1,
             worker_id=name,
@@ -72,7 +73,7 @@ class Rank:
                             self._running[submit.request_id] = left
                             self._work.set()
                         self.tokens += 1
-                        await call.write(pb.WorkerMessage(frame=pb.Frame(deltas=[first])))
+                        await self._write(call, pb.Frame(deltas=[first]))
                     elif message.HasField("abort"):
                         self._running.pop(message.abort.request_id, None)
             finally:
@@ -103,6 +104,11 @@ class Rank:
                     self._running[request_id] = left - 1
             self.tokens += len(frame.deltas)
             self.sent_at[step % 10] = time.monotonic()
+            await self._write(call, frame)
+
+    async def _write(self, call: grpc.aio.StreamStreamCall, frame: pb.Frame) -> None:
+        """gRPC takes one write at a time."""
+        async with self._writing:
             await call.write(pb.WorkerMessage(frame=frame))
 
 

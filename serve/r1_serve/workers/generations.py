@@ -156,9 +156,11 @@ class Generations:
     async def _hand_over(self) -> None:
         running = [live.engine_id for live in self._live.values()]
         self._give_back(pb.FINISH_ABORT, LEAVING)
-        if self._engine is not None:
-            for engine_id in running:
+        for engine_id in running if self._engine is not None else ():
+            try:
                 await self._engine.abort(engine_id)
+            except Exception as e:  # its engine is about to end anyway, and the requests are already elsewhere
+                logger.warning("not aborted while leaving: %s", e)
 
     def _give_back(self, finish: pb.FinishReason, why: str) -> None:
         live, self._live = list(self._live.values()), {}
