@@ -101,7 +101,11 @@ class Choice:
                 self.answer_tokens += 1
             # Engines can pick ids that only pad the vocabulary: they have no text.
             text = self._utf8.decode(table[token_id] if token_id < len(table) else b"")
-            if text:
+            if not text:
+                continue
+            if self.thinking and self._begun and not self._held and text[-1] != "\n":
+                self._emit(text)  # as _show would, at most tokens of all
+            else:
                 self._show(text)
         return self._take()
 

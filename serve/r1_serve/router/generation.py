@@ -186,7 +186,7 @@ class Generation:
         """One by one while a thought may have to be closed between two of them: how tokens are cut into deltas must
         not matter."""
         choice = self.choice
-        one_by_one = len(token_ids) > 1 and self.limit.next_check is not None
+        one_by_one = self.limit.next_check is not None and len(token_ids) > 1
         for part in ([token_id] for token_id in token_ids) if one_by_one else (token_ids,):
             self._token_ids.extend(part)
             self._push(choice.feed(part))

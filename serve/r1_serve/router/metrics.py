@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from r1_serve.errors import R1Error
 from r1_serve.router.choice import Thought
+from r1_serve.router.histogram import LoopHistogram
 from r1_serve.router.ranks import Ranks
 from r1_serve.router.usage import Usage
 
@@ -59,7 +60,10 @@ class Metrics:
             "r1_time_to_first_answer_token_seconds", "Arrival to the first token after the thought"
         )
         self.thinking = histogram("r1_thinking_seconds", "First token to the end of the thought")
-        self.inter_token_latency = histogram("r1_inter_token_latency_seconds", "Time between tokens", _STEPS)
+        self.inter_token_latency = LoopHistogram(
+            "r1_inter_token_latency_seconds", "Time between tokens", "model", _STEPS
+        )
+        registry.register(self.inter_token_latency)
         self.queue_time = histogram("r1_queue_time_seconds", "Wait in the engine before its first step")
         self.request_duration = histogram("r1_request_duration_seconds", "Arrival to the last token, admitted requests")
 

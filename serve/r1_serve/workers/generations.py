@@ -154,11 +154,13 @@ class Generations:
                 await self._hand_over()
 
     async def _hand_over(self) -> None:
-        running = [live.engine_id for live in self._live.values()]
+        engine, running = self._engine, [live.engine_id for live in self._live.values()]
         self._give_back(pb.FINISH_ABORT, LEAVING)
-        for engine_id in running if self._engine is not None else ():
+        if engine is None:
+            return
+        for engine_id in running:
             try:
-                await self._engine.abort(engine_id)
+                await engine.abort(engine_id)
             except Exception as e:  # its engine is about to end anyway, and the requests are already elsewhere
                 logger.warning("not aborted while leaving: %s", e)
 
