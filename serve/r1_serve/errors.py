@@ -91,6 +91,12 @@ class WorkerLost(R1Error):
     grpc_status = grpc.StatusCode.UNAVAILABLE
 
 
+class PoisonRequest(R1Error):
+    """Workers died with this request, one after the other: trying it again would cost another."""
+
+    reason = "poison_request"
+
+
 class RouterStopping(R1Error):
     reason = "router_stopping"
     http_status = 503

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from r1_serve.errors import R1Error
 from r1_serve.router.choice import Thought
+from r1_serve.router.histogram import LoopHistogram
 from r1_serve.router.ranks import Ranks
 from r1_serve.router.usage import Usage
 
@@ -45,12 +46,24 @@ class Metrics:
         self.choices = counter("r1_choices_total", "Completed choices by finish reason", "model", "finish_reason")
         self.thoughts = counter("r1_thoughts_total", "Completed choices by how their thought went", "model", "thought")
         self.stray_deltas = counter("r1_stray_deltas_total", "Deltas for requests no longer known here")
+        self.thoughts_closed = counter(
+            "r1_thoughts_closed_total", "Thoughts closed by the router: budget or loop", "model", "cause"
+        )
+        self.migrations = counter("r1_migrations_total", "Generations that lost their rank, by outcome", "outcome")
+        for outcome in ("resumed", "no_worker", "poison", "abandoned"):
+            self.migrations.labels(outcome)
+        self.migration_wait = Histogram(
+            "r1_migration_wait_seconds", "Loss of a rank to resubmission", registry=registry, buckets=_TO_AN_HOUR
+        )
         self.time_to_first_token = histogram("r1_time_to_first_token_seconds", "Arrival to the first token of a choice")
         self.time_to_first_answer_token = histogram(
             "r1_time_to_first_answer_token_seconds", "Arrival to the first token after the thought"
         )
         self.thinking = histogram("r1_thinking_seconds", "First token to the end of the thought")
-        self.inter_token_latency = histogram("r1_inter_token_latency_seconds", "Time between tokens", _STEPS)
+        self.inter_token_latency = LoopHistogram(
+            "r1_inter_token_latency_seconds", "Time between tokens", "model", _STEPS
+        )
+        registry.register(self.inter_token_latency)
         self.queue_time = histogram("r1_queue_time_seconds", "Wait in the engine before its first step")
         self.request_duration = histogram("r1_request_duration_seconds", "Arrival to the last token, admitted requests")
 
@@ -75,6 +88,9 @@ class ModelMetrics:
         self._reasoning_tokens = metrics.reasoning_tokens.labels(model, tenant)
         self._answer_tokens = metrics.answer_tokens.labels(model, tenant)
         self._thoughts = {thought: metrics.thoughts.labels(model, thought.value) for thought in Thought}
+        self._closed = {
+            cause: metrics.thoughts_closed.labels(model, cause.value) for cause in (Thought.BUDGET, Thought.LOOP)
+        }
         self._choices = {reason: metrics.choices.labels(model, reason) for reason in ("stop", "length")}
         self._time_to_first_token = metrics.time_to_first_token.labels(model)
         self.time_to_first_answer_token = metrics.time_to_first_answer_token.labels(model)
@@ -92,6 +108,9 @@ class ModelMetrics:
         self._choices[finish_reason].inc()
         if thought is not Thought.NONE:
             self._thinking.observe(thinking_seconds)
+
+    def closed(self, cause: Thought) -> None:
+        self._closed[cause].inc()
 
     def request(self, usage: Usage) -> None:
         """An admitted request has ended, well or not: its tokens were computed either way."""

@@ -24,6 +24,7 @@ class ServedModel:
     prompts: Prompts
     vocabulary: Vocabulary
     opens_thought: bool
+    closing_ids: tuple[int, ...]  # ends a thought: </think> and the blank line; empty where the model does not think
     max_model_len: int
     default_max_tokens: int
     created: int = field(default_factory=lambda: int(time.time()))
@@ -50,9 +51,16 @@ class ServedModel:
             prompts=prompts,
             vocabulary=vocabulary,
             opens_thought=prompts.opens_thought and models[0].reasoning,
+            closing_ids=_closing(checkpoint, vocabulary),
             max_model_len=min(plan.engine.max_model_len for plan in plans),
             default_max_tokens=min(plan.limits.default_max_tokens for plan in plans),
         )
+
+
+def _closing(checkpoint: Checkpoint, vocabulary: Vocabulary) -> tuple[int, ...]:
+    if vocabulary.think_end_id is None:
+        return ()
+    return (vocabulary.think_end_id, *checkpoint.plain.encode("\n\n", add_special_tokens=False).ids)
 
 
 class Catalog:

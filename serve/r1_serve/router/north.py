@@ -17,6 +17,7 @@ from r1_serve.router.call import Call, Event, Finished
 from r1_serve.router.choice import Kind
 from r1_serve.router.request_id import HEADER, request_id
 from r1_serve.router.service import Service
+from r1_serve.router.usage import Usage
 from r1_serve.router.validate import check
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class Reasoning:
                 await context.write(_message(event))
             if len(self._service.calls) > COALESCE_ABOVE_CALLS and not call.ended:
                 await asyncio.sleep(COALESCE_S)
-        await context.write(pb.ChatEvent(usage=pb.Usage(**dataclasses.asdict(call.usage()))))
+        await context.write(pb.ChatEvent(usage=_usage(call.usage())))
 
     async def models(self, _: pb.ModelsRequest, context: grpc.aio.ServicerContext) -> pb.ModelsResponse:
         return pb.ModelsResponse(
@@ -117,9 +118,17 @@ class Reasoning:
 
 def _message(event: Event) -> pb.ChatEvent:
     if isinstance(event, Finished):
-        return pb.ChatEvent(finished=pb.Finished(index=event.index, finish_reason=event.reason))
+        thought = event.thought.value
+        finished = pb.Finished(index=event.index, finish_reason=event.reason, thinking_finish_reason=thought)
+        return pb.ChatEvent(finished=finished)
     delta = pb.Delta(index=event.index, text=event.text)
     return pb.ChatEvent(thinking=delta) if event.kind is Kind.THINKING else pb.ChatEvent(answer=delta)
+
+
+def _usage(usage: Usage) -> pb.Usage:
+    fields = dataclasses.asdict(usage)
+    budget = fields.pop("thinking_budget")
+    return pb.Usage(**fields, thinking_budget_asked=budget["asked"], thinking_budget_applied=budget["applied"])
 
 
 def _body(data: bytes, limit: int) -> dict[str, Any]:

@@ -10,12 +10,21 @@ from collections.abc import Callable
 
 from r1_cluster.routing import Demand, Policy
 
-from r1_serve.errors import ContextLengthExceeded, FleetSaturated, NoWorkers, R1Error, RouterStopping
+from r1_serve.errors import (
+    ContextLengthExceeded,
+    FleetSaturated,
+    InvalidRequest,
+    NoWorkers,
+    R1Error,
+    RouterStopping,
+)
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.router.call import Call
 from r1_serve.router.choice import Choice
 from r1_serve.router.generation import Generation
+from r1_serve.router.limits import ThoughtLimit, budget
 from r1_serve.router.metrics import NO_MODEL, Metrics
+from r1_serve.router.migrations import Migrations
 from r1_serve.router.models import Catalog, ServedModel
 from r1_serve.router.ranks import Rank, Ranks
 from r1_serve.router.request import ChatRequest
@@ -50,6 +59,7 @@ class Service:
         self._policy = policy
         self._clock = clock
         self._of_model = {name: metrics.of(name) for name in catalog.models}
+        self.migrations = Migrations(self._pick_again, metrics, clock, settings.resume_wait_s)
         self._mean_duration_s = dict.fromkeys(catalog.models, _MIN_RETRY_S)
 
     @property
@@ -106,7 +116,11 @@ class Service:
         prompt = await model.prompts.encode(request.messages)
         sampling = _sampling(request, model, len(prompt))
         demand = Demand(len(prompt), sampling.max_tokens)
-        if not self.ranks.of(model.name):
+        asked = request.thinking_token_budget
+        if asked is not None and not model.closing_ids:
+            raise InvalidRequest(f"{model.name} does not think: leave it out", field="thinking_token_budget")
+        call.budget = budget(asked, sampling.max_tokens, len(model.closing_ids))
+        if not self.ranks.ready(model.name):
             await self.ranks.wait_for(model.name, self.settings.worker_wait_s)
         if call.error is not None:  # its deadline passed, or the router stopped, meanwhile
             raise call.error
@@ -117,14 +131,17 @@ class Service:
             own.CopyFrom(sampling)
             if request.seed is not None:
                 own.seed = _wrapped(request.seed + index)  # else all choices would be the same
-            generation = Generation(call, index, prompt, own, choice, self._of_model[model.name])
+            limit = ThoughtLimit(call.budget.applied, guard=request.loop_guard, closing_ids=model.closing_ids)
+            generation = Generation(
+                call, index, prompt, own, choice, self._of_model[model.name], self.migrations, limit
+            )
             call.generations.append(generation)
             call.prompt_tokens = len(prompt)
             generation.start(rank)
 
-    def _pick(self, call: Call, demand: Demand) -> Rank:
+    def _pick(self, call: Call, demand: Demand, avoid: Rank | None = None) -> Rank:
         model = call.model
-        ranks = self.ranks.of(model.name)
+        ranks = [rank for rank in self.ranks.usable(model.name) if rank is not avoid]
         choice = self._policy.choose(demand, [rank.view() for rank in ranks])
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("request %s: %s", call.request_id, choice.explain())
@@ -133,11 +150,14 @@ class Service:
             rank = next(rank for rank in ranks if rank.hello.worker_id == picked)
             self.ranks.picked(rank)
             return rank
-        if not any(not rank.draining for rank in ranks):
+        if not ranks:
             raise NoWorkers(f"no worker serves {model.name} now: retry, or see /ready", retry_after=_MIN_RETRY_S)
         seats = sum(rank.hello.capacity.max_num_seqs for rank in ranks) or 1
         wait = min(_MAX_RETRY_S, max(_MIN_RETRY_S, self._mean_duration_s[model.name] / seats))
         raise FleetSaturated(f"every worker of {model.name} has a full queue: retry in {wait:.0f} s", retry_after=wait)
+
+    def _pick_again(self, generation: Generation, avoid: Rank | None) -> Rank:
+        return self._pick(generation.call, Demand(generation.prompt_tokens, generation.remaining), avoid)
 
     def _ended(self, call: Call, error: R1Error | None) -> None:
         self.calls.discard(call)

@@ -19,6 +19,7 @@ from r1_serve.router.http.body import read_json
 from r1_serve.router.http.errors import error_response
 from r1_serve.router.http.shape import completion_body
 from r1_serve.router.http.sse import DONE, KEEP_ALIVE, Chunks
+from r1_serve.router.http.wire import Wire
 from r1_serve.router.service import Service
 from r1_serve.router.validate import check
 
@@ -122,13 +123,17 @@ class _Stream(Response):
             ]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             with contextlib.suppress(Cancelled):
-                await self._events(events, send)
+                await self._events(events, scope, send)
 
-    async def _events(self, events: list[Event], send: Send) -> None:
+    async def _events(self, events: list[Event], scope: Scope, send: Send) -> None:
+        """Sends what waits, then sleeps while text goes straight down the wire: until that is full, the keep-alive is
+        due or the call ends."""
         call, chunks = self._call, Chunks(self._call)
+        wire = Wire(scope, chunks)
 
         async def write(data: bytes, *, more: bool = True) -> None:
             await send({"type": "http.response.body", "body": data, "more_body": more})
+            wire.written_at = asyncio.get_running_loop().time()
 
         data = chunks.opening()
         try:
@@ -136,9 +141,10 @@ class _Stream(Response):
                 data += b"".join(map(chunks.event, events))
                 if call.ended and not events:
                     break
-                await write(data or KEEP_ALIVE)
+                if data or wire.idle() >= self._keep_alive_s:
+                    await write(data or KEEP_ALIVE)
                 data = b""
-                events = await call.take(self._keep_alive_s)
+                events = await call.take(self._keep_alive_s - wire.idle(), wire)
         except Cancelled:
             raise
         except R1Error as e:
