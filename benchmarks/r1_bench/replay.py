@@ -278,7 +278,7 @@ class _Loop:
             if got is None:
                 return
             if not isinstance(got, Start):
-                self.jobs.pop(got[0])
+                self.jobs.pop(got.ticket)
                 self.refused += 1
                 continue
             job = self.jobs[got.ticket]

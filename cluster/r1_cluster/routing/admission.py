@@ -1,12 +1,13 @@
 """Who is let in, who waits, who is refused and until when. A state machine without clock or I/O.
 
-``offer`` reserves a request's forecast and queues it, or refuses it by name. ``head`` is the request whose turn it is,
-``start`` and ``end`` move it on; ``end`` returns what was reserved and not used.
+``offer`` reserves a request's forecast and queues it, or refuses it by name. ``turns`` says whose turn it is, ``start``
+and ``end`` move it on; ``end`` returns what was reserved and not used.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -40,11 +41,13 @@ class Refusal:
 class Rules:
     """``max_queued`` requests wait in the router, and none that would wait longer than ``max_wait_s``.
 
+    A request that does not fit yet lets those behind it pass for ``patience_s``, then no more.
     ``full_at``: the saturation at which the fleet is full and nothing waits; the rest up to 1 is the queue filling.
     """
 
     max_queued: int = 1024
     max_wait_s: float = 300.0
+    patience_s: float = 10.0
     full_at: float = 0.8
     min_retry_s: float = 1.0
     max_retry_s: float = 300.0
@@ -115,12 +118,14 @@ class Admission:
         self._drain = drain or Drain()
         self._queue: FairQueue[Ticket] = FairQueue(withdrawn=lambda ticket: ticket.state is not State.QUEUED)
 
-    def saturation(self, room: Room, now: float) -> float:
-        """0 idle; ``full_at`` as much as fits and none waiting; 1 the queue is about to refuse."""
+    def saturation(self, room: Room, now: float, besides: Ticket | None = None) -> float:
+        """0 idle; ``full_at`` as much as fits and none waiting ``besides`` that one; 1 about to refuse."""
         rules = self.rules
-        if not self.queued:
+        queued = self.queued - (besides is not None)
+        if not queued:
             return rules.full_at * min(1.0, room.pressure)
-        fill = max(self.queued / rules.max_queued, self.wait_s(now) / rules.max_wait_s)
+        tokens = self._queued_tokens - (besides.estimate.tokens if besides else 0)
+        fill = max(queued / rules.max_queued, self.wait_s(now, tokens) / rules.max_wait_s)
         return rules.full_at + (1.0 - rules.full_at) * min(1.0, fill)
 
     def wait_s(self, now: float, tokens_ahead: float | None = None) -> float:
@@ -148,12 +153,20 @@ class Admission:
         self._queue.put(tenant.name, ticket, arrival.priority)
         return ticket
 
-    def head(self) -> Ticket | None:
-        """The request whose turn it is, among tenants that may run one more."""
-        return self._queue.head(self._may_run)
+    def turns(self, now: float) -> Iterator[Ticket]:
+        """The requests that may start, in the order of their turns; tenants at their limit of running ones left out.
+
+        Who does not fit lets others pass, but not for long: once it has waited ``patience_s`` nothing passes it, or
+        short calls would starve the long thoughts.
+        """
+        for ticket in self._queue.heads():
+            if self._may_run(ticket):
+                yield ticket
+                if now - ticket.queued_at >= self.rules.patience_s:
+                    return
 
     def start(self, ticket: Ticket, estimate: Estimate, now: float) -> None:
-        """``ticket``, which is the head, runs; ``estimate`` is its forecast with the budget it starts with."""
+        """``ticket``, one of the turns, runs; ``estimate`` is its forecast with the budget it starts with."""
         tenant = ticket.arrival.tenant
         self._leave_queue(ticket)
         account = self._accounts.of(tenant.name)

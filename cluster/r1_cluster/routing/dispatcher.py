@@ -33,6 +33,14 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class Late:
+    """A request waited until it could no longer be done in time."""
+
+    ticket: Ticket
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """For the debug page: what became of a request and why."""
 
@@ -76,39 +84,23 @@ class Dispatcher:
             self._note(arrival, estimate, got.reason, got.message, now)
         return got
 
-    def start_next(self, ranks: Sequence[RankView], now: float) -> Start | tuple[Ticket, Refusal] | None:
-        """The request whose turn it is, if a rank takes it now; its refusal, if its time has run out; else None.
-
-        A request that no rank takes holds back those behind it: passing it by would starve the long ones.
-        """
-        ticket = self.admission.head()
-        if ticket is None:
+    def start_next(self, ranks: Sequence[RankView], now: float) -> Start | Late | None:
+        """The request whose turn it is and that a rank takes now, or one whose time has run out; None: none for now."""
+        if not self.admission.queued:
             return None
         seen = self.see(ranks, now)
         room = self.room(seen)
-        late = self.admission.overdue(ticket, room, now)
-        if late is not None:
-            self.end(ticket, (), now)
-            self._note(ticket.arrival, ticket.estimate, late.reason, late.message, now)
-            return ticket, late
-        estimate = self.estimate(ticket.arrival, self.admission.saturation(room, now))
-        first = self._choose(ticket.arrival, estimate, seen)
-        if first.rank is None:
-            return None
-        self.admission.start(ticket, estimate, now)
-        picked, choices, following = [], [], []
-        rank = first.rank
-        for index in range(ticket.arrival.n):
-            choice = self._choose(ticket.arrival, estimate, self.see(ranks, now)) if index else first
-            rank = choice.rank or rank  # let in is let in whole: where nothing has room, beside the choice before
-            picked.append(rank)
-            choices.append(choice)
-            follow = Following(ticket.arrival.opens_thought)
-            ticket.placements.append(self.ledger.place(rank.worker_id, estimate.shape, follow, now))
-            self.prefix.sent(rank.worker_id, ticket.arrival.chain)
-            following.append(follow)
-        self._note(ticket.arrival, estimate, "started", "; ".join(choice.explain() for choice in choices), now)
-        return Start(ticket, tuple(picked), tuple(choices), tuple(following))
+        for ticket in self.admission.turns(now):
+            refusal = self.admission.overdue(ticket, room, now)
+            if refusal is not None:
+                self.end(ticket, (), now)
+                self._note(ticket.arrival, ticket.estimate, refusal.reason, refusal.message, now)
+                return Late(ticket, refusal)
+            estimate = self.estimate(ticket.arrival, self.admission.saturation(room, now, besides=ticket))
+            choice = self._choose(ticket.arrival, estimate, seen)
+            if choice.rank is not None:
+                return self._start(ticket, estimate, choice, choice.rank, ranks, now)
+        return None
 
     def again(
         self, ticket: Ticket, index: int, ranks: Sequence[RankView], now: float, *, resumed_tokens: int = 0
@@ -188,6 +180,29 @@ class Dispatcher:
             kv=forecast_new(self.lengths.curves(estimate.shape.key), estimate.shape),
         )
         return self.policy.choose(demand, seen)
+
+    def _start(
+        self,
+        ticket: Ticket,
+        estimate: Estimate,
+        first: Choice,
+        rank: RankView,
+        ranks: Sequence[RankView],
+        now: float,
+    ) -> Start:
+        self.admission.start(ticket, estimate, now)
+        picked, choices, following = [], [], []
+        for index in range(ticket.arrival.n):
+            choice = self._choose(ticket.arrival, estimate, self.see(ranks, now)) if index else first
+            rank = choice.rank or rank  # let in is let in whole: where nothing has room, beside the choice before
+            picked.append(rank)
+            choices.append(choice)
+            follow = Following(ticket.arrival.opens_thought)
+            ticket.placements.append(self.ledger.place(rank.worker_id, estimate.shape, follow, now))
+            self.prefix.sent(rank.worker_id, ticket.arrival.chain)
+            following.append(follow)
+        self._note(ticket.arrival, estimate, "started", "; ".join(choice.explain() for choice in choices), now)
+        return Start(ticket, tuple(picked), tuple(choices), tuple(following))
 
     def _note(self, arrival: Arrival, estimate: Estimate, outcome: str, explanation: str, now: float) -> None:
         self.recent.append(Decision(now, arrival.tenant.name, outcome, estimate.budget.explain(), explanation))

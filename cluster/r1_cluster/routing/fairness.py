@@ -48,16 +48,14 @@ class FairQueue(Generic[Item]):
             heapq.heapify(line.heap)
             line.sweep_at = max(64, 2 * len(line.heap))
 
-    def head(self, may: Callable[[Item], bool] = lambda _: True) -> Item | None:
-        """The item whose turn it is, of the tenants whose first item ``may`` start. It stays until taken."""
-        best: _Line[Item] | None = None
+    def heads(self) -> list[Item]:
+        """Each waiting tenant's first item, in the order of their turns. They stay until taken."""
         for line in self._lines.values():
             while line.heap and self._withdrawn(line.heap[0][2]):
                 heapq.heappop(line.heap)
-            # A dict keeps its order, so of equal tenants the one first seen wins: deterministic.
-            if line.heap and (best is None or line.virtual < best.virtual) and may(line.heap[0][2]):
-                best = line
-        return best.heap[0][2] if best is not None else None
+        # A dict keeps its order and the sort is stable: of equal tenants the one first seen goes first.
+        waiting = sorted((line for line in self._lines.values() if line.heap), key=lambda line: line.virtual)
+        return [line.heap[0][2] for line in waiting]
 
     def take(self, tenant: str, tokens: float, weight: float) -> None:
         """The tenant's head starts, and is expected to use ``tokens``."""
