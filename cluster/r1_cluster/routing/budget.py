@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from r1_cluster.routing.tenants import BudgetPolicy
 
 UNLIMITED = -1
@@ -21,19 +23,22 @@ class Effort(StrEnum):
     HIGH = "high"
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetRules:
-    """The same for all tenants. ``effort_tokens`` of -1 is unlimited. From ``tighten_from`` on, up to a saturation of
-    1, budgets shrink towards the tenant's floor. ``answer_tokens`` are kept free for the answer, or ``answer_share`` of
-    a small ``max_tokens``; ``closing_tokens`` is what closing a thought takes."""
+class BudgetRules(BaseModel):
+    """The same for all tenants; part of the Plan. ``low``, ``medium`` and ``high`` are efforts in tokens, -1 unlimited.
 
-    low: int = 1024
-    medium: int = 8192
-    high: int = UNLIMITED
-    tighten_from: float = 0.8
-    answer_tokens: int = 1024
-    answer_share: float = 0.25
-    closing_tokens: int = 2
+    From ``tighten_from`` on, up to a saturation of 1, budgets shrink towards the tenant's floor. ``answer_tokens`` are
+    kept free for the answer, or ``answer_share`` of a small ``max_tokens``; ``closing_tokens`` is what closing takes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    low: int = Field(default=1024, ge=UNLIMITED)
+    medium: int = Field(default=8192, ge=UNLIMITED)
+    high: int = Field(default=UNLIMITED, ge=UNLIMITED)
+    tighten_from: float = Field(default=0.8, ge=0, le=1)
+    answer_tokens: int = Field(default=1024, ge=1)
+    answer_share: float = Field(default=0.25, gt=0, lt=1)
+    closing_tokens: int = Field(default=2, ge=0)
 
     def of_effort(self, effort: Effort) -> int:
         return {Effort.LOW: self.low, Effort.MEDIUM: self.medium, Effort.HIGH: self.high}[effort]

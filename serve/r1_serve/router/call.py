@@ -60,13 +60,14 @@ class Call:
         self.started_at = clock()
         self.ended_at: float | None = None
         self.prompt_tokens = 0
+        self.route = ""  # where it went and which scores decided
         self.generations: list[Generation] = []
         self.error: R1Error | None = None
         self._events: list[Event] = []
         self._open_choices = request.n
         self._on_end = on_end
         self._wake: asyncio.Future[None] | None = None
-        self._deadline = self.started_at + timeout_s
+        self.deadline = self.started_at + timeout_s
         self._timeout_s = timeout_s
         self._timer = asyncio.get_running_loop().call_later(timeout_s, self._expire)
 
@@ -107,7 +108,7 @@ class Call:
 
     def cancel(self) -> None:
         """The client is gone. Harmless once the call has ended."""
-        self.fail(self._overdue() if self.clock() >= self._deadline else Cancelled("the client went away"))
+        self.fail(self._overdue() if self.clock() >= self.deadline else Cancelled("the client went away"))
 
     async def take(self, timeout_s: float | None = None) -> list[Event]:
         """New events, waiting for the first up to ``timeout_s``; empty when it passed or when the call has ended.

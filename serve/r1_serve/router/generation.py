@@ -29,6 +29,7 @@ class Generation:
         sampling: pb.Sampling,
         choice: Choice,
         metrics: ModelMetrics,
+        cache_salt: str = "",
     ) -> None:
         self.call = call
         self.index = index
@@ -43,6 +44,7 @@ class Generation:
         self._sampling = sampling
         self._token_ids = array("I")
         self._metrics = metrics
+        self._cache_salt = cache_salt
         self._rank: Rank | None = None
         self._request_id = 0
         self._done = False
@@ -63,7 +65,12 @@ class Generation:
         sampling = pb.Sampling()
         sampling.CopyFrom(self._sampling)
         sampling.max_tokens -= len(self._token_ids)
-        return pb.Submit(request_id=request_id, prompt_token_ids=[*self._prompt, *self._token_ids], sampling=sampling)
+        return pb.Submit(
+            request_id=request_id,
+            prompt_token_ids=[*self._prompt, *self._token_ids],
+            sampling=sampling,
+            cache_salt=self._cache_salt,
+        )
 
     def abort(self) -> None:
         """Tell the rank to stop. Harmless when it has."""

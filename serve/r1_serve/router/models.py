@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from r1_cluster.plan import Plan
+from r1_cluster.routing.budget import BudgetRules
 
 from r1_serve.checkpoint import Checkpoint
 from r1_serve.errors import InvalidRequest, StartupError, UnknownModel
@@ -26,6 +27,9 @@ class ServedModel:
     opens_thought: bool
     max_model_len: int
     default_max_tokens: int
+    max_queued_requests: int
+    max_queue_seconds: float
+    budget_rules: BudgetRules
     created: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
@@ -52,6 +56,9 @@ class ServedModel:
             opens_thought=prompts.opens_thought and models[0].reasoning,
             max_model_len=min(plan.engine.max_model_len for plan in plans),
             default_max_tokens=min(plan.limits.default_max_tokens for plan in plans),
+            max_queued_requests=min(plan.limits.max_queued_requests for plan in plans),
+            max_queue_seconds=min(plan.limits.max_queue_seconds for plan in plans),
+            budget_rules=plans[0].limits.thinking,
         )
 
 

@@ -17,6 +17,7 @@ from r1_serve.router.call import Call, Event, Finished
 from r1_serve.router.choice import Kind
 from r1_serve.router.request_id import HEADER, request_id
 from r1_serve.router.service import Service
+from r1_serve.router.tenants import bearer
 from r1_serve.router.validate import check
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class Reasoning:
                 request = check(_body(data, self._service.settings.max_body_bytes)).request()
             except R1Error as e:
                 raise self._service.refused(e) from None
-            call = await self._service.open(request, own_id, context.time_remaining())
+            call = await self._service.open(request, own_id, context.time_remaining(), _key(context))
             try:
                 await self._stream(call, context)
             finally:
@@ -81,6 +82,7 @@ class Reasoning:
                 await context.write(_message(event))
             if len(self._service.calls) > COALESCE_ABOVE_CALLS and not call.ended:
                 await asyncio.sleep(COALESCE_S)
+        context.set_trailing_metadata((("r1-route", call.route),))
         await context.write(pb.ChatEvent(usage=pb.Usage(**dataclasses.asdict(call.usage()))))
 
     async def models(self, _: pb.ModelsRequest, context: grpc.aio.ServicerContext) -> pb.ModelsResponse:
@@ -113,6 +115,11 @@ class Reasoning:
             for rank in self._service.ranks
         ]
         return pb.StatusResponse(version=version("r1-serve"), ready=self._service.ready, ranks=ranks)
+
+
+def _key(context: grpc.aio.ServicerContext) -> str | None:
+    sent = dict(context.invocation_metadata() or ())
+    return bearer(sent.get("authorization")) or sent.get("x-api-key")
 
 
 def _message(event: Event) -> pb.ChatEvent:

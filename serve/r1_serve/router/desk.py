@@ -1,0 +1,155 @@
+"""The router's front desk: who is let in, when it starts and where. ``r1_cluster.routing`` decides; here are the event
+loop, the attached ranks and the calls.
+
+A call that has to wait is open already: its client may hang up, its deadline passes, keep-alives are sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from r1_cluster.routing import Policy, RankView
+from r1_cluster.routing.admission import Arrival, Reason, Refusal, Rules, Ticket
+from r1_cluster.routing.dispatcher import Decision, Dispatcher, Late
+from r1_cluster.routing.lengths import Outcome
+from r1_cluster.routing.quota import Accounts
+
+from r1_serve.errors import (
+    DeadlineUnreachable,
+    FleetSaturated,
+    R1Error,
+    TenantQuota,
+    TooLongForPlan,
+)
+from r1_serve.router.call import Call
+from r1_serve.router.choice import Thought
+from r1_serve.router.models import Catalog, ServedModel
+from r1_serve.router.ranks import Rank, Ranks
+
+# Between looks for room while calls wait. One that ends makes room at once; growth is forecast anew each second.
+LOOK_S = 0.1
+
+_ERRORS: dict[Reason, type[R1Error]] = {
+    Reason.TENANT_QUOTA: TenantQuota,
+    Reason.FLEET_SATURATED: FleetSaturated,
+    Reason.DEADLINE_UNREACHABLE: DeadlineUnreachable,
+    Reason.TOO_LONG_FOR_PLAN: TooLongForPlan,
+}
+_CLOSED = (Thought.COMPLETE, Thought.EMPTY, Thought.NONE)
+
+Begin = Callable[[Sequence[Rank]], None]
+
+
+@dataclass(slots=True)
+class _Held:
+    ticket: Ticket
+    call: Call
+    begin: Begin
+
+
+class Desk:
+    """All models. ``begin(ranks)`` of an admitted call is called once, at its turn: with a rank for each choice."""
+
+    def __init__(self, catalog: Catalog, ranks: Ranks, policy: Policy, clock: Callable[[], float]) -> None:
+        self._ranks = ranks
+        self._clock = clock
+        accounts = Accounts()
+        self._dispatchers = {
+            name: Dispatcher(
+                policy,
+                accounts=accounts,
+                rules=Rules(max_queued=model.max_queued_requests, max_wait_s=model.max_queue_seconds),
+                budgets=model.budget_rules,
+            )
+            for name, model in catalog.models.items()
+        }
+        self._held: dict[Ticket, _Held] = {}
+        self._tickets: dict[Call, Ticket] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def queued(self, model: str) -> int:
+        return self._dispatchers[model].admission.queued
+
+    def recent(self, model: str) -> list[Decision]:
+        """The last decisions, newest first, and why."""
+        return list(reversed(self._dispatchers[model].recent))
+
+    def chain(self, model: ServedModel, prompt: Sequence[int], salt: str) -> tuple[bytes, ...]:
+        return self._dispatchers[model.name].prefix.chain(prompt, salt)
+
+    def admit(self, call: Call, arrival: Arrival, begin: Begin) -> None:
+        """Let ``call`` in: it begins at once or at its turn. Raises R1Error where it is refused."""
+        name = arrival.model
+        dispatcher = self._dispatchers[name]
+        got = dispatcher.offer(arrival, self._views(name), self._clock())
+        if isinstance(got, Refusal):
+            raise _error(got)
+        self._tickets[call] = got
+        self._held[got] = _Held(got, call, begin)
+        self._start_all(name)
+        self._again()
+
+    def ended(self, call: Call) -> None:
+        """A call is over, in whichever way: what it reserved and did not use is free."""
+        ticket = self._tickets.pop(call, None)
+        if ticket is None:
+            return
+        self._held.pop(ticket, None)
+        limit = ticket.arrival.max_tokens
+        outcomes = [
+            Outcome(
+                thinking_tokens=generation.choice.reasoning_tokens,
+                answer_tokens=generation.choice.answer_tokens,
+                closed=generation.choice.thought in _CLOSED,
+                finished=call.error is None and generation.choice.completion_tokens < limit,
+            )
+            for generation in call.generations
+        ]
+        self._dispatchers[ticket.arrival.model].end(ticket, outcomes, self._clock())
+        self._start_all(ticket.arrival.model)
+
+    def look(self) -> None:
+        """Start what has room now: ranks came or went, or time has passed."""
+        for name in self._dispatchers:
+            self._start_all(name)
+        self._again()
+
+    def left(self, rank: Rank) -> None:
+        """A rank is gone."""
+        self._dispatchers[rank.hello.model].left(rank.hello.worker_id)
+
+    def _start_all(self, name: str) -> None:
+        dispatcher = self._dispatchers[name]
+        while dispatcher.admission.queued:
+            got = dispatcher.start_next(self._views(name), self._clock())
+            if got is None:
+                return
+            held = self._held.pop(got.ticket)
+            if isinstance(got, Late):
+                held.call.fail(_error(got.refusal))
+                continue
+            by_id = {rank.hello.worker_id: rank for rank in self._ranks.of(name)}
+            ranks = [by_id[view.worker_id] for view in got.ranks]
+            for rank in ranks:
+                self._ranks.picked(rank)
+            held.call.route = got.choices[0].explain()
+            held.begin(ranks)
+            for following, generation in zip(got.following, held.call.generations, strict=True):
+                following.of = generation.choice
+
+    def _views(self, name: str) -> list[RankView]:
+        return [rank.view() for rank in self._ranks.of(name)]
+
+    def _again(self) -> None:
+        """One timer while anyone waits, none otherwise."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._held:
+            self._timer = asyncio.get_running_loop().call_later(LOOK_S, self.look)
+
+
+def _error(refusal: Refusal) -> R1Error:
+    return _ERRORS[refusal.reason](refusal.message, retry_after=refusal.retry_after)
