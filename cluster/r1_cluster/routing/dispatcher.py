@@ -105,15 +105,18 @@ class Dispatcher:
     def again(
         self, ticket: Ticket, index: int, ranks: Sequence[RankView], now: float, *, resumed_tokens: int = 0
     ) -> tuple[Choice, Following]:
-        """Another rank for a choice of a running request, after so many tokens; its old place is given up."""
+        """Another rank for a choice of a running request, after so many tokens; its old place is given up.
+
+        It has begun and goes before all that wait: only a full or a draining rank does not take it.
+        """
         self.ledger.remove(ticket.placements[index])
         arrival = dataclasses.replace(ticket.arrival, prompt_tokens=ticket.arrival.prompt_tokens + resumed_tokens)
-        choice = self._choose(arrival, ticket.estimate, self.see(ranks, now))
+        choice = self._choose(arrival, ticket.estimate, self.see(ranks, now), waits=False)
         following = Following(ticket.arrival.opens_thought)
         if choice.rank is not None:
             ticket.placements[index] = self.ledger.place(choice.rank.worker_id, ticket.estimate.shape, following, now)
             self.prefix.sent(choice.rank.worker_id, ticket.arrival.chain)
-        self._note(ticket.arrival, ticket.estimate, "moved", choice.explain(), now)
+            self._note(ticket.arrival, ticket.estimate, "moved", choice.explain(), now)
         return choice, following
 
     def end(self, ticket: Ticket, outcomes: Iterable[Outcome], now: float) -> None:
@@ -172,14 +175,14 @@ class Dispatcher:
         at_least = curves.tokens(0.1, budget=budget.applied, max_tokens=arrival.max_tokens)
         return Estimate(budget, shape, arrival.prompt_tokens + arrival.n * likely, at_least)
 
-    def _choose(self, arrival: Arrival, estimate: Estimate, seen: Sequence[RankView]) -> Choice:
+    def _choose(self, arrival: Arrival, estimate: Estimate, seen: Sequence[RankView], *, waits: bool = True) -> Choice:
         demand = Demand(
             arrival.prompt_tokens,
             arrival.max_tokens,
             cached=self.prefix.cached(arrival.chain, [rank.worker_id for rank in seen]),
             kv=forecast_new(self.lengths.curves(estimate.shape.key), estimate.shape),
         )
-        return self.policy.choose(demand, seen)
+        return self.policy.choose(demand, seen, waits=waits)
 
     def _start(
         self,
@@ -193,8 +196,9 @@ class Dispatcher:
         self.admission.start(ticket, estimate, now)
         picked, choices, following = [], [], []
         for index in range(ticket.arrival.n):
-            choice = self._choose(ticket.arrival, estimate, self.see(ranks, now)) if index else first
-            rank = choice.rank or rank  # let in is let in whole: where nothing has room, beside the choice before
+            # Let in is let in whole: later choices do not wait, and where all is full lie beside the one before.
+            choice = self._choose(ticket.arrival, estimate, self.see(ranks, now), waits=False) if index else first
+            rank = choice.rank or rank
             picked.append(rank)
             choices.append(choice)
             follow = Following(ticket.arrival.opens_thought)

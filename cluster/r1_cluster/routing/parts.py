@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from r1_cluster.routing.fleet import Demand, Fleet, RankView
+from r1_cluster.routing.policy import Filter
 
 # A rank is full for a new thought when its forecast, so many standard deviations above the mean, passes its cache. With
 # 1 a sixth of the fillings overflow, and every overflow costs a thought its whole context; 3 holds more than it saves
@@ -66,11 +67,14 @@ def peak_with(demand: Demand, rank: RankView) -> float:
     return rank.kv_ahead.peak_with(demand.kv, CAUTION, shift=rank.kv_of_others)
 
 
-FILTERS: Mapping[str, Callable[[Demand, RankView], bool]] = {
-    "draining": not_draining,
-    "full": room,
-    "no seat": seat,
-    "kv forecast": kv_room,
+FILTERS: Mapping[str, Filter] = {
+    f.name: f
+    for f in (
+        Filter("draining", not_draining),
+        Filter("full", room),
+        Filter("no seat", seat, advice=True),
+        Filter("kv forecast", kv_room, advice=True),
+    )
 }
 
 SCORERS: Mapping[str, Callable[[Demand, RankView, Fleet], float]] = {

@@ -10,10 +10,14 @@ from r1_cluster.routing.fleet import Demand, Fleet, RankView
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """``keeps(demand, rank)`` is whether the rank may take the request; ``name`` says what it lacks where not."""
+    """``keeps(demand, rank)`` is whether the rank may take the request; ``name`` says what it lacks where not.
+
+    ``advice``: it could take it, but the request had better wait. One that cannot wait goes there all the same.
+    """
 
     name: str
     keeps: Callable[[Demand, RankView], bool]
+    advice: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +60,23 @@ class Policy:
     scorers: tuple[Scorer, ...]
     margin: float = 0.0
 
-    def choose(self, demand: Demand, ranks: Sequence[RankView]) -> Choice:
-        """Pick the best-scored rank that passes every filter; among equals the one picked longest ago."""
-        fleet = Fleet(ranks)
+    def choose(self, demand: Demand, ranks: Sequence[RankView], *, waits: bool = True) -> Choice:
+        """Pick the best-scored rank that passes every filter; among equals the one picked longest ago.
+
+        ``waits=False``: the request was promised a place (it has begun already), so where no rank passes, filters that
+        are advice do not count.
+        """
+        choice = self._choose(demand, Fleet(ranks), self.filters)
+        if choice.rank is None and not waits:
+            return self._choose(demand, Fleet(ranks), tuple(f for f in self.filters if not f.advice))
+        return choice
+
+    def _choose(self, demand: Demand, fleet: Fleet, filters: tuple[Filter, ...]) -> Choice:
         scores: dict[str, dict[str, float]] = {}
         excluded: dict[str, str] = {}
         passed: list[tuple[float, RankView]] = []
         for rank in fleet.ranks:
-            missing = next((f.name for f in self.filters if not f.keeps(demand, rank)), None)
+            missing = next((f.name for f in filters if not f.keeps(demand, rank)), None)
             if missing is not None:
                 excluded[rank.worker_id] = missing
                 continue

@@ -11,7 +11,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from r1_cluster.routing.parts import FILTERS, SCORERS
-from r1_cluster.routing.policy import Filter, Policy, Scorer
+from r1_cluster.routing.policy import Policy, Scorer
 
 
 class PolicyError(ValueError):
@@ -40,7 +40,7 @@ class PolicySpec(BaseModel):
     def build(self) -> Policy:
         return Policy(
             name=self.name,
-            filters=tuple(Filter(name, FILTERS[name]) for name in self.filters),
+            filters=tuple(FILTERS[name] for name in self.filters),
             scorers=tuple(Scorer(name, weight, SCORERS[name]) for name, weight in self.scorers.items()),
             margin=self.margin,
         )
@@ -56,7 +56,7 @@ SHIPPED = {
         PolicySpec(name="prefix_aware", scorers={"prefix": 1.0, "few requests": 1.0, "free KV": 0.01}),
         PolicySpec(
             name="thinking_aware",
-            filters=("draining", "no seat", "kv forecast"),
+            filters=("draining", "full", "no seat", "kv forecast"),
             scorers={"kv ahead": 2.0, "level": 1.0, "prefix": 0.5, "few requests": 0.5},
         ),
     )

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from r1_cluster.routing.tenants import Tenant
+
 from r1_serve.errors import Cancelled, DeadlineExceeded, R1Error
 from r1_serve.router.choice import Kind
 from r1_serve.router.generation import Generation
@@ -46,6 +48,7 @@ class Call:
         request_id: str,
         request: ChatRequest,
         model: ServedModel,
+        tenant: Tenant,
         *,
         timeout_s: float,
         created: int,
@@ -55,6 +58,7 @@ class Call:
         self.request_id = request_id
         self.request = request
         self.model = model
+        self.tenant = tenant
         self.created = created  # unix seconds
         self.clock = clock
         self.started_at = clock()

@@ -19,6 +19,7 @@ from r1_cluster.routing.quota import Accounts
 from r1_serve.errors import (
     DeadlineUnreachable,
     FleetSaturated,
+    NoWorkers,
     R1Error,
     TenantQuota,
     TooLongForPlan,
@@ -109,6 +110,25 @@ class Desk:
         ]
         self._dispatchers[ticket.arrival.model].end(ticket, outcomes, self._clock())
         self._start_all(ticket.arrival.model)
+
+    def move(self, call: Call, index: int, avoid: Rank | None = None) -> Rank:
+        """Another rank for a choice that has begun and whose rank is gone or to be avoided. It goes before all that
+        wait. Raises NoWorkers, FleetSaturated where none takes it now."""
+        ticket, generation = self._tickets[call], call.generations[index]
+        name = ticket.arrival.model
+        ranks = {rank.hello.worker_id: rank for rank in self._ranks.of(name) if rank is not avoid}
+        views = [rank.view() for rank in ranks.values()]
+        resumed = generation.choice.completion_tokens
+        choice, following = self._dispatchers[name].again(ticket, index, views, self._clock(), resumed_tokens=resumed)
+        if choice.rank is None:
+            if all(view.draining for view in views):
+                raise NoWorkers(f"no worker serves {name} now", retry_after=1.0)
+            raise FleetSaturated(f"every worker of {name} is full", retry_after=1.0)
+        following.of = generation.choice
+        call.route = choice.explain()
+        rank = ranks[choice.rank.worker_id]
+        self._ranks.picked(rank)
+        return rank
 
     def look(self) -> None:
         """Start what has room now: ranks came or went, or time has passed."""

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 
 from r1_cluster.routing import Policy
 from r1_cluster.routing.admission import Arrival
-from r1_cluster.routing.tenants import Tenant
 
 from r1_serve.errors import ContextLengthExceeded, NoWorkers, R1Error, RouterStopping
 from r1_serve.protos import fleet_pb2 as pb
@@ -52,7 +51,8 @@ class Service:
         self.tenants = TenantsFile(settings.tenants, clock)
         self.desk = Desk(catalog, ranks, policy, clock)
         self._clock = clock
-        self._of_model = {name: metrics.of(name) for name in catalog.models}
+        for name in catalog.models:
+            metrics.of(name)  # its series are there from the start
 
     @property
     def ready(self) -> bool:
@@ -76,6 +76,7 @@ class Service:
             request_id,
             request,
             model,
+            tenant,
             timeout_s=limit if timeout_s is None else min(limit, timeout_s),
             created=int(time.time()),
             clock=self._clock,
@@ -83,7 +84,7 @@ class Service:
         )
         self.calls.add(call)
         try:
-            await self._start(call, model, tenant)
+            await self._start(call)
         except R1Error as e:
             call.fail(e)
             raise
@@ -107,8 +108,8 @@ class Service:
         self.metrics.outcome(NO_MODEL, error)
         return error
 
-    async def _start(self, call: Call, model: ServedModel, tenant: Tenant) -> None:
-        request = call.request
+    async def _start(self, call: Call) -> None:
+        request, model, tenant = call.request, call.model, call.tenant
         prompt = await model.prompts.encode(request.messages)
         sampling = _sampling(request, model, len(prompt))
         if not self.ranks.of(model.name):
@@ -128,13 +129,12 @@ class Service:
             chain=self.desk.chain(model, prompt, tenant.cache_salt),
         )
         call.prompt_tokens = len(prompt)
-        self.desk.admit(call, arrival, lambda ranks: self._begin(call, prompt, sampling, ranks, tenant))
+        self.desk.admit(call, arrival, lambda ranks: self._begin(call, prompt, sampling, ranks))
 
-    def _begin(
-        self, call: Call, prompt: list[int], sampling: pb.Sampling, ranks: Sequence[Rank], tenant: Tenant
-    ) -> None:
+    def _begin(self, call: Call, prompt: list[int], sampling: pb.Sampling, ranks: Sequence[Rank]) -> None:
         """The call's turn has come."""
         request, model = call.request, call.model
+        metrics = self.metrics.of(model.name, call.tenant.name)
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("request %s: %s", call.request_id, call.route)
         for index, rank in enumerate(ranks):
@@ -143,7 +143,7 @@ class Service:
             own.CopyFrom(sampling)
             if request.seed is not None:
                 own.seed = _wrapped(request.seed + index)  # else all choices would be the same
-            generation = Generation(call, index, prompt, own, choice, self._of_model[model.name], tenant.cache_salt)
+            generation = Generation(call, index, prompt, own, choice, metrics, call.tenant.cache_salt)
             call.generations.append(generation)
             generation.start(rank)
 
@@ -156,7 +156,7 @@ class Service:
         self.metrics.outcome(name, error)
         if call.generations:
             usage = call.usage()
-            self._of_model[name].request(usage)
+            self.metrics.of(name, call.tenant.name).request(usage)
             logger.info(
                 "request %s: %s of %s, %d prompt, %d reasoning and %d answer tokens in %.2f s",
                 call.request_id,

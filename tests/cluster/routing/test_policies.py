@@ -85,6 +85,16 @@ def test_thinking_aware_holds_a_request_that_would_preempt_others() -> None:
     assert picked("thinking_aware", full, rank("b", in_flight=2), demand=demand) == "b"
 
 
+def test_what_has_begun_does_not_wait_where_waiting_is_only_advised() -> None:
+    busy, full = rank("busy", in_flight=9, kv_ahead=flat(11_000)), rank("full", in_flight=10)
+    own = policy("thinking_aware")
+    assert own.choose(DEMAND, (busy, full)).rank is None
+    insisted = own.choose(DEMAND, (busy, full), waits=False)
+    assert insisted.rank is busy
+    assert insisted.excluded == {"full": "full"}
+    assert own.choose(DEMAND, (full, rank("leaving", draining=True)), waits=False).rank is None
+
+
 def test_thinking_aware_gives_an_idle_rank_anything() -> None:
     assert picked("thinking_aware", rank("a"), demand=dataclasses.replace(DEMAND, kv=flat(50_000))) == "a"
 

@@ -13,6 +13,7 @@ import openai
 import pytest
 from r1_cluster.plan import Plan
 from r1_cluster.routing.tenants import hash_key
+from r1_serve.errors import NoWorkers
 from r1_serve.protos import fleet_pb2 as fleet
 from r1_serve.protos import reasoning_pb2 as pb
 from r1_serve.protos import reasoning_pb2_grpc as rpc
@@ -105,6 +106,20 @@ async def test_a_new_worker_takes_who_waits(full: Any, says: Any) -> None:
     await world.until(lambda: queued(world) == 1)
     await world.worker(says("a</think>new"), plan=one_seat())
     assert (await second).choices[0].message.content == "new"
+
+
+async def test_a_call_that_has_begun_moves_before_those_that_wait(full: Any, says: Any) -> None:
+    world, _, _ = full
+    waiting = asking(world)
+    await world.until(lambda: queued(world) == 1)
+    desk, ranks = world.router.service.desk, world.router.ranks
+    first = next(iter(ranks))
+    (call,) = (call for call in world.router.service.calls if call.generations)
+    with pytest.raises(NoWorkers):
+        desk.move(call, 0, avoid=first)
+    assert desk.move(call, 0) is first, "its seat is its own"
+    await world.worker(says("a</think>b"), plan=one_seat())
+    await waiting
 
 
 async def test_a_deadline_no_rank_can_meet_is_refused_before_any_work(world: Any) -> None:
