@@ -7,6 +7,7 @@ caller's clock, fleets the caller's snapshots; nothing here waits or does I/O.
 from __future__ import annotations
 
 import dataclasses
+import heapq
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from r1_cluster.routing.lengths import BudgetClass, LengthForecast, LengthKey, O
 from r1_cluster.routing.policy import Choice, Policy
 from r1_cluster.routing.prefix import PrefixIndex
 from r1_cluster.routing.quota import Accounts
+
+SHORTLIST = 32  # ranks looked at closely for one pick
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ class Dispatcher:
 
     def offer(self, arrival: Arrival, ranks: Sequence[RankView], now: float) -> Ticket | Refusal:
         """Let a request in to wait for its turn, or refuse it."""
-        room = self.room(self.see(ranks, now))
+        room = self.room(ranks)
         estimate = self.estimate(arrival, self.admission.saturation(room, now))
         got = self.admission.offer(arrival, estimate, room, now)
         if isinstance(got, Refusal):
@@ -88,8 +91,7 @@ class Dispatcher:
         """The request whose turn it is and that a rank takes now, or one whose time has run out; None: none for now."""
         if not self.admission.queued:
             return None
-        seen = self.see(ranks, now)
-        room = self.room(seen)
+        room = self.room(ranks)
         for ticket in self.admission.turns(now):
             refusal = self.admission.overdue(ticket, room, now)
             if refusal is not None:
@@ -97,7 +99,7 @@ class Dispatcher:
                 self._note(ticket.arrival, ticket.estimate, refusal.reason, refusal.message, now)
                 return Late(ticket, refusal)
             estimate = self.estimate(ticket.arrival, self.admission.saturation(room, now, besides=ticket))
-            choice = self._choose(ticket.arrival, estimate, seen)
+            choice = self._choose(ticket.arrival, estimate, ranks, now)
             if choice.rank is not None:
                 return self._start(ticket, estimate, choice, choice.rank, ranks, now)
         return None
@@ -111,7 +113,7 @@ class Dispatcher:
         """
         self.ledger.remove(ticket.placements[index])
         arrival = dataclasses.replace(ticket.arrival, prompt_tokens=ticket.arrival.prompt_tokens + resumed_tokens)
-        choice = self._choose(arrival, ticket.estimate, self.see(ranks, now), waits=False)
+        choice = self._choose(arrival, ticket.estimate, ranks, now, waits=False)
         following = Following(ticket.arrival.opens_thought)
         if choice.rank is not None:
             ticket.placements[index] = self.ledger.place(choice.rank.worker_id, ticket.estimate.shape, following, now)
@@ -138,25 +140,35 @@ class Dispatcher:
         self.ledger.forget(worker_id)
         self.prefix.forget(worker_id)
 
-    def see(self, ranks: Sequence[RankView], now: float) -> list[RankView]:
-        """The ranks with what is known here of each: what was just placed, and the forecast."""
+    def see(self, ranks: Sequence[RankView], now: float, cached: Iterable[str] = ()) -> list[RankView]:
+        """The ranks with what is known here of each: what was just placed, and the forecast.
+
+        Of many only the least loaded and those that have the prompt ``cached``: the cost of a pick does not grow with
+        the fleet, and between the 32 emptiest ranks there is choice enough.
+        """
         ledger = self.ledger
-        return [
-            dataclasses.replace(
-                rank,
-                in_flight=max(rank.in_flight, ledger.count(rank.worker_id)),
-                kv_ahead=ledger.ahead(rank.worker_id, now),
+        loads = [max(rank.load, ledger.count(rank.worker_id)) for rank in ranks]
+        chosen: Iterable[int] = range(len(ranks))
+        if len(ranks) > SHORTLIST:
+            kept = set(cached)
+            emptiest = heapq.nsmallest(
+                SHORTLIST,
+                (i for i, rank in enumerate(ranks) if not rank.draining),
+                key=lambda i: (loads[i] / ranks[i].max_num_seqs, ranks[i].last_pick),
             )
-            for rank in ranks
+            chosen = sorted({*emptiest, *(i for i, rank in enumerate(ranks) if rank.worker_id in kept)})
+        return [
+            dataclasses.replace(ranks[i], in_flight=loads[i], kv_ahead=ledger.ahead(ranks[i].worker_id, now))
+            for i in chosen
         ]
 
-    def room(self, seen: Sequence[RankView]) -> Room:
-        total = sum(rank.kv_tokens for rank in seen)
-        ahead = sum(rank.kv_ahead.peak() + rank.kv_of_others for rank in seen)
+    def room(self, ranks: Sequence[RankView]) -> Room:
+        total = sum(rank.kv_tokens for rank in ranks)
+        ahead = sum(self.ledger.peak(rank.worker_id, rank.kv_usage * rank.kv_tokens) for rank in ranks)
         return Room(
-            kv_tokens_of_largest_rank=max((rank.kv_tokens for rank in seen), default=0),
+            kv_tokens_of_largest_rank=max((rank.kv_tokens for rank in ranks), default=0),
             pressure=ahead / total if total else 0.0,
-            step_time_s=min((rank.step_time_s for rank in seen), default=0.0),
+            step_time_s=min((rank.step_time_s for rank in ranks), default=0.0),
         )
 
     def estimate(self, arrival: Arrival, saturation: float) -> Estimate:
@@ -175,14 +187,13 @@ class Dispatcher:
         at_least = curves.tokens(0.1, budget=budget.applied, max_tokens=arrival.max_tokens)
         return Estimate(budget, shape, arrival.prompt_tokens + arrival.n * likely, at_least)
 
-    def _choose(self, arrival: Arrival, estimate: Estimate, seen: Sequence[RankView], *, waits: bool = True) -> Choice:
-        demand = Demand(
-            arrival.prompt_tokens,
-            arrival.max_tokens,
-            cached=self.prefix.cached(arrival.chain, [rank.worker_id for rank in seen]),
-            kv=forecast_new(self.lengths.curves(estimate.shape.key), estimate.shape),
-        )
-        return self.policy.choose(demand, seen, waits=waits)
+    def _choose(
+        self, arrival: Arrival, estimate: Estimate, ranks: Sequence[RankView], now: float, *, waits: bool = True
+    ) -> Choice:
+        cached = self.prefix.cached(arrival.chain, [rank.worker_id for rank in ranks])
+        kv = forecast_new(self.lengths.curves(estimate.shape.key), estimate.shape)
+        demand = Demand(arrival.prompt_tokens, arrival.max_tokens, cached, kv)
+        return self.policy.choose(demand, self.see(ranks, now, cached), waits=waits)
 
     def _start(
         self,
@@ -197,7 +208,7 @@ class Dispatcher:
         picked, choices, following = [], [], []
         for index in range(ticket.arrival.n):
             # Let in is let in whole: later choices do not wait, and where all is full lie beside the one before.
-            choice = self._choose(ticket.arrival, estimate, self.see(ranks, now), waits=False) if index else first
+            choice = self._choose(ticket.arrival, estimate, ranks, now, waits=False) if index else first
             rank = choice.rank or rank
             picked.append(rank)
             choices.append(choice)

@@ -7,6 +7,11 @@ from dataclasses import dataclass, field
 
 from r1_cluster.routing.kv import NOTHING, KvForecast
 
+# A rank is full for a new thought when its forecast, so many standard deviations above the mean, passes its cache. With
+# 1 a sixth of the fillings overflow, and every overflow costs a thought its whole context; 3 holds more than it saves
+# (benchmarks/r1_bench/policies.py).
+CAUTION = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Demand:
@@ -63,12 +68,14 @@ class RankView:
 
 
 class Fleet:
-    """A snapshot of the ranks, and what takes more than one of them to know."""
+    """A snapshot of the ranks for one demand: what takes more than one of them to know, or is asked twice."""
 
-    __slots__ = ("_heaviest", "ranks")
+    __slots__ = ("_demand", "_heaviest", "_peaks", "ranks")
 
-    def __init__(self, ranks: Sequence[RankView]) -> None:
+    def __init__(self, ranks: Sequence[RankView], demand: Demand) -> None:
         self.ranks = tuple(ranks)
+        self._demand = demand
+        self._peaks: dict[str, float] = {}
         self._heaviest: dict[str, float] = {}
         for rank in self.ranks:
             if rank.gang_id:
@@ -77,3 +84,11 @@ class Fleet:
     def heaviest_of_gang(self, rank: RankView) -> float:
         """KV tokens on the fullest rank of its gang: each step of the gang takes as long as that one's."""
         return self._heaviest.get(rank.gang_id, rank.kv_now)
+
+    def peak_with(self, rank: RankView) -> float:
+        """The rank's KV tokens at their forecast worst, cautiously, with the demand on it."""
+        peak = self._peaks.get(rank.worker_id)
+        if peak is None:
+            peak = rank.kv_ahead.peak_with(self._demand.kv, CAUTION, shift=rank.kv_of_others)
+            self._peaks[rank.worker_id] = peak
+        return peak

@@ -133,6 +133,10 @@ class _OnRank:
     placed: dict[int, _Placed]
     total: KvForecast
     refreshed_at: float
+    peak: float = 0.0  # of total
+
+    def sum_to(self, total: KvForecast) -> None:
+        self.total, self.peak = total, total.peak()
 
 
 class KvLedger:
@@ -152,7 +156,7 @@ class KvLedger:
         forecast = forecast_new(self._lengths.curves(shape.key), shape)
         on = self._ranks.setdefault(rank, _OnRank({}, NOTHING, now))
         on.placed[self._next] = _Placed(rank, shape, progress, forecast)
-        on.total = on.total + forecast
+        on.sum_to(on.total + forecast)
         self._where[self._next] = rank
         return self._next
 
@@ -166,9 +170,11 @@ class KvLedger:
         if not on.placed:
             del self._ranks[rank]
             return
-        on.total = KvForecast(
-            tuple(max(0.0, a - b) for a, b in zip(on.total.mean, gone.forecast.mean, strict=True)),
-            tuple(max(0.0, a - b) for a, b in zip(on.total.variance, gone.forecast.variance, strict=True)),
+        on.sum_to(
+            KvForecast(
+                tuple(max(0.0, a - b) for a, b in zip(on.total.mean, gone.forecast.mean, strict=True)),
+                tuple(max(0.0, a - b) for a, b in zip(on.total.variance, gone.forecast.variance, strict=True)),
+            )
         )
 
     def forget(self, rank: str) -> None:
@@ -180,6 +186,11 @@ class KvLedger:
     def count(self, rank: str) -> int:
         on = self._ranks.get(rank)
         return len(on.placed) if on else 0
+
+    def peak(self, rank: str, reported: float = 0.0) -> float:
+        """KV tokens at the rank's forecast worst moment, with what others hold of the ``reported`` tokens in use."""
+        on = self._ranks.get(rank)
+        return on.peak + max(0.0, reported - on.total.mean[0]) if on else reported
 
     def ahead(self, rank: str, now: float) -> KvForecast:
         """The rank's forecast, for what this ledger has placed there."""
@@ -200,5 +211,5 @@ class KvLedger:
                 placed.forecast = forecast
         means = zip(*(placed.forecast.mean for placed in on.placed.values()), strict=True)
         variances = zip(*(placed.forecast.variance for placed in on.placed.values()), strict=True)
-        on.total = KvForecast(tuple(map(sum, means)), tuple(map(sum, variances)))
+        on.sum_to(KvForecast(tuple(map(sum, means)), tuple(map(sum, variances))))
         on.refreshed_at = now

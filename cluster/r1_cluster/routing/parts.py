@@ -7,32 +7,27 @@ from collections.abc import Callable, Mapping
 from r1_cluster.routing.fleet import Demand, Fleet, RankView
 from r1_cluster.routing.policy import Filter
 
-# A rank is full for a new thought when its forecast, so many standard deviations above the mean, passes its cache. With
-# 1 a sixth of the fillings overflow, and every overflow costs a thought its whole context; 3 holds more than it saves
-# (benchmarks/r1_bench/policies.py).
-CAUTION = 2.0
 
-
-def not_draining(_: Demand, rank: RankView) -> bool:
+def not_draining(_: Demand, rank: RankView, __: Fleet) -> bool:
     return not rank.draining
 
 
-def room(_: Demand, rank: RankView) -> bool:
+def room(_: Demand, rank: RankView, __: Fleet) -> bool:
     """A rank takes what it runs and its queue, and no more."""
     return rank.load < rank.max_num_seqs + rank.max_waiting_requests
 
 
-def seat(_: Demand, rank: RankView) -> bool:
+def seat(_: Demand, rank: RankView, __: Fleet) -> bool:
     """A seat in the running batch: what would wait in an engine waits in the router instead, where it can still go
     anywhere and in a fair order."""
     return rank.load < rank.max_num_seqs
 
 
-def kv_room(demand: Demand, rank: RankView) -> bool:
+def kv_room(_: Demand, rank: RankView, fleet: Fleet) -> bool:
     """Whether the rank's forecast KV stays within its cache with this request on it. An empty rank takes anything."""
     if rank.load == 0 or rank.kv_tokens == 0:
         return True
-    return peak_with(demand, rank) <= rank.kv_tokens
+    return fleet.peak_with(rank) <= rank.kv_tokens
 
 
 def few_requests(_: Demand, rank: RankView, __: Fleet) -> float:
@@ -44,9 +39,9 @@ def free_kv(_: Demand, rank: RankView, __: Fleet) -> float:
     return 1.0 - min(1.0, rank.kv_usage)
 
 
-def kv_ahead(demand: Demand, rank: RankView, _: Fleet) -> float:
+def kv_ahead(_: Demand, rank: RankView, fleet: Fleet) -> float:
     """The share of its cache the rank would keep free at its forecast worst moment."""
-    return max(0.0, 1.0 - peak_with(demand, rank) / rank.kv_tokens) if rank.kv_tokens else 0.0
+    return max(0.0, 1.0 - fleet.peak_with(rank) / rank.kv_tokens) if rank.kv_tokens else 0.0
 
 
 def level(_: Demand, rank: RankView, fleet: Fleet) -> float:
@@ -60,11 +55,6 @@ def level(_: Demand, rank: RankView, fleet: Fleet) -> float:
 def prefix(demand: Demand, rank: RankView, _: Fleet) -> float:
     """The share of the prompt that need not be computed again."""
     return min(1.0, demand.cached.get(rank.worker_id, 0) / demand.prompt_tokens) if demand.prompt_tokens else 0.0
-
-
-def peak_with(demand: Demand, rank: RankView) -> float:
-    """The rank's forecast KV tokens at their worst with this request on it."""
-    return rank.kv_ahead.peak_with(demand.kv, CAUTION, shift=rank.kv_of_others)
 
 
 FILTERS: Mapping[str, Filter] = {

@@ -10,13 +10,13 @@ from r1_cluster.routing.fleet import Demand, Fleet, RankView
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """``keeps(demand, rank)`` is whether the rank may take the request; ``name`` says what it lacks where not.
+    """``keeps(demand, rank, fleet)`` is whether the rank may take the request; ``name`` says what it lacks where not.
 
     ``advice``: it could take it, but the request had better wait. One that cannot wait goes there all the same.
     """
 
     name: str
-    keeps: Callable[[Demand, RankView], bool]
+    keeps: Callable[[Demand, RankView, Fleet], bool]
     advice: bool = False
 
 
@@ -66,9 +66,10 @@ class Policy:
         ``waits=False``: the request was promised a place (it has begun already), so where no rank passes, filters that
         are advice do not count.
         """
-        choice = self._choose(demand, Fleet(ranks), self.filters)
+        fleet = Fleet(ranks, demand)
+        choice = self._choose(demand, fleet, self.filters)
         if choice.rank is None and not waits:
-            return self._choose(demand, Fleet(ranks), tuple(f for f in self.filters if not f.advice))
+            return self._choose(demand, fleet, tuple(f for f in self.filters if not f.advice))
         return choice
 
     def _choose(self, demand: Demand, fleet: Fleet, filters: tuple[Filter, ...]) -> Choice:
@@ -76,7 +77,7 @@ class Policy:
         excluded: dict[str, str] = {}
         passed: list[tuple[float, RankView]] = []
         for rank in fleet.ranks:
-            missing = next((f.name for f in filters if not f.keeps(demand, rank)), None)
+            missing = next((f.name for f in filters if not f.keeps(demand, rank, fleet)), None)
             if missing is not None:
                 excluded[rank.worker_id] = missing
                 continue

@@ -9,7 +9,7 @@ import pytest
 from r1_cluster.routing import RankView, policy
 from r1_cluster.routing.admission import Arrival, Reason, Refusal, Rules, State, Ticket
 from r1_cluster.routing.budget import Asked, BudgetRules
-from r1_cluster.routing.dispatcher import Dispatcher, Late, Start
+from r1_cluster.routing.dispatcher import SHORTLIST, Dispatcher, Late, Start
 from r1_cluster.routing.kv import Standing
 from r1_cluster.routing.lengths import Outcome
 from r1_cluster.routing.tenants import BudgetPolicy, Tenant
@@ -184,3 +184,15 @@ def test_with_no_ranks_requests_wait() -> None:
     desk = Dispatcher(policy("thinking_aware"))
     assert isinstance(desk.offer(ARRIVAL, (), 0.0), Ticket)
     assert desk.start_next((), 0.0) is None
+
+
+def test_of_many_ranks_the_emptiest_and_those_with_the_prompt_are_looked_at() -> None:
+    desk = Dispatcher(policy("thinking_aware"))
+    chain = desk.prefix.chain(range(640))
+    desk.prefix.sent("r99", chain)
+    many = tuple(rank(f"r{i}", in_flight=7 if i >= 40 else i % 4, draining=i == 0) for i in range(100))
+    assert isinstance(desk.offer(dataclasses.replace(ARRIVAL, chain=chain), many, 0.0), Ticket)
+    started = start(desk, many)
+    assert len(started.choices[0].scores) == SHORTLIST + 1
+    assert "r99" in started.choices[0].scores
+    assert "r0" not in started.choices[0].scores
