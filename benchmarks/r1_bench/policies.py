@@ -22,8 +22,9 @@ from r1_cluster.routing.prefix import PrefixIndex
 from r1_cluster.routing.spec import SHIPPED, PolicySpec
 
 from r1_bench import results
-from r1_bench.replay import BLOCK_TOKENS, Hardware, Replay, replay
-from r1_bench.thinking import questions
+from r1_bench.replay import Replay, replay
+from r1_bench.simulated import Hardware
+from r1_bench.thinking import BLOCK_TOKENS, questions
 
 GANGS, RANKS_PER_GANG = 2, 4
 HARDWARE = Hardware()

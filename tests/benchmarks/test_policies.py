@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 from r1_bench.policies import measure
-from r1_bench.replay import Hardware, replay
+from r1_bench.replay import replay
+from r1_bench.simulated import Hardware
 from r1_bench.thinking import questions
 from r1_cluster.routing import SHIPPED
 from r1_cluster.routing.dispatcher import Dispatcher
 
 # Ranks with little KV, soon full: the forecast decides.
-N, PER_SECOND, SMALL = 1200, 3.0, Hardware(kv_tokens=100_000)
+N, PER_SECOND, SMALL = 900, 3.0, Hardware(kv_tokens=100_000)
 
 
 @pytest.fixture(scope="module")

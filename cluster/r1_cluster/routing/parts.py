@@ -19,8 +19,9 @@ def room(_: Demand, rank: RankView, __: Fleet) -> bool:
 
 def seat(_: Demand, rank: RankView, __: Fleet) -> bool:
     """A seat in the running batch: what would wait in an engine waits in the router instead, where it can still go
-    anywhere and in a fair order."""
-    return rank.load < rank.max_num_seqs
+    anywhere and in a fair order. A sixteenth more may wait in the engine, so that no seat stays empty for the time of a
+    message."""
+    return rank.load < rank.max_num_seqs + rank.max_num_seqs // 16
 
 
 def kv_room(_: Demand, rank: RankView, fleet: Fleet) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from r1_cluster.routing import Policy, RankView
 from r1_cluster.routing.admission import Arrival, Reason, Refusal, Rules, Ticket
+from r1_cluster.routing.budget import Budget
 from r1_cluster.routing.dispatcher import Decision, Dispatcher, Late
 from r1_cluster.routing.lengths import Outcome
 from r1_cluster.routing.quota import Accounts
@@ -40,7 +41,7 @@ _ERRORS: dict[Reason, type[R1Error]] = {
 }
 _CLOSED = (Thought.COMPLETE, Thought.EMPTY, Thought.NONE)
 
-Begin = Callable[[Sequence[Rank]], None]
+Begin = Callable[[Sequence[Rank], Budget], None]
 
 
 @dataclass(slots=True)
@@ -51,7 +52,8 @@ class _Held:
 
 
 class Desk:
-    """All models. ``begin(ranks)`` of an admitted call is called once, at its turn: with a rank for each choice."""
+    """All models. ``begin(ranks, budget)`` of an admitted call is called once, at its turn: with a rank for each choice
+    and the thinking budget as resolved at that moment."""
 
     def __init__(self, catalog: Catalog, ranks: Ranks, policy: Policy, clock: Callable[[], float]) -> None:
         self._ranks = ranks
@@ -68,6 +70,7 @@ class Desk:
         }
         self._held: dict[Ticket, _Held] = {}
         self._tickets: dict[Call, Ticket] = {}
+        self._due: set[str] = set()  # models with calls ended since the last start
         self._timer: asyncio.TimerHandle | None = None
 
     def queued(self, model: str) -> int:
@@ -108,8 +111,12 @@ class Desk:
             )
             for generation in call.generations
         ]
-        self._dispatchers[ticket.arrival.model].end(ticket, outcomes, self._clock())
-        self._start_all(ticket.arrival.model)
+        name = ticket.arrival.model
+        self._dispatchers[name].end(ticket, outcomes, self._clock())
+        if self.queued(name) and name not in self._due:
+            # Once the frame that ended it is read to its end: before that its rank still counts it.
+            self._due.add(name)
+            asyncio.get_running_loop().call_soon(self._start_due, name)
 
     def move(self, call: Call, index: int, avoid: Rank | None = None) -> Rank:
         """Another rank for a choice that has begun and whose rank is gone or to be avoided. It goes before all that
@@ -140,24 +147,32 @@ class Desk:
         """A rank is gone."""
         self._dispatchers[rank.hello.model].left(rank.hello.worker_id)
 
+    def _start_due(self, name: str) -> None:
+        self._due.discard(name)
+        self._start_all(name)
+
     def _start_all(self, name: str) -> None:
-        dispatcher = self._dispatchers[name]
-        while dispatcher.admission.queued:
-            got = dispatcher.start_next(self._views(name), self._clock())
-            if got is None:
-                return
-            held = self._held.pop(got.ticket)
-            if isinstance(got, Late):
-                held.call.fail(_error(got.refusal))
-                continue
-            by_id = {rank.hello.worker_id: rank for rank in self._ranks.of(name)}
-            ranks = [by_id[view.worker_id] for view in got.ranks]
-            for rank in ranks:
-                self._ranks.picked(rank)
-            held.call.route = got.choices[0].explain()
-            held.begin(ranks)
-            for following, generation in zip(got.following, held.call.generations, strict=True):
-                following.of = generation.choice
+        while self._start_one(name):
+            pass
+
+    def _start_one(self, name: str) -> bool:
+        """Start or refuse the call whose turn it is; return whether there was one."""
+        got = self._dispatchers[name].start_next(self._views(name), self._clock())
+        if got is None:
+            return False
+        held = self._held.pop(got.ticket)
+        if isinstance(got, Late):
+            held.call.fail(_error(got.refusal))
+            return True
+        by_id = {rank.hello.worker_id: rank for rank in self._ranks.of(name)}
+        ranks = [by_id[view.worker_id] for view in got.ranks]
+        for rank in ranks:
+            self._ranks.picked(rank)
+        held.call.route = got.choices[0].explain()
+        held.begin(ranks, got.ticket.estimate.budget)
+        for following, generation in zip(got.following, held.call.generations, strict=True):
+            following.of = generation.choice
+        return True
 
     def _views(self, name: str) -> list[RankView]:
         return [rank.view() for rank in self._ranks.of(name)]

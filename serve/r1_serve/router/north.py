@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 
 from r1_serve.errors import BodyTooLarge, InternalError, InvalidRequest, R1Error
 from r1_serve.protos import reasoning_pb2 as pb
+from r1_serve.router import status
 from r1_serve.router.call import Call, Event, Finished
 from r1_serve.router.choice import Kind
 from r1_serve.router.request_id import HEADER, request_id
@@ -143,9 +144,9 @@ def _body(data: bytes, limit: int) -> dict[str, Any]:
     return body
 
 
-def trailers(error: R1Error) -> tuple[tuple[str, str], ...]:
-    """The error's particulars as trailing metadata, ASCII as gRPC demands."""
-    named = [("r1-reason", error.reason)]
+def trailers(error: R1Error) -> tuple[tuple[str, str | bytes], ...]:
+    """The error's particulars as trailing metadata, ASCII as gRPC demands, and as gRPC's own rich status."""
+    named: list[tuple[str, str | bytes]] = [("r1-reason", error.reason), (status.KEY, status.status_details(error))]
     if error.field:
         named.append(("r1-field", error.field.encode("ascii", "backslashreplace").decode()))
     if error.retry_after is not None:

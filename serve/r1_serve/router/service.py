@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from r1_cluster.routing import Policy
 from r1_cluster.routing.admission import Arrival
+from r1_cluster.routing.budget import Budget
 
 from r1_serve.errors import ContextLengthExceeded, NoWorkers, R1Error, RouterStopping
 from r1_serve.protos import fleet_pb2 as pb
@@ -129,14 +130,16 @@ class Service:
             chain=self.desk.chain(model, prompt, tenant.cache_salt),
         )
         call.prompt_tokens = len(prompt)
-        self.desk.admit(call, arrival, lambda ranks: self._begin(call, prompt, sampling, ranks))
+        self.desk.admit(call, arrival, lambda ranks, budget: self._begin(call, prompt, sampling, ranks, budget))
 
-    def _begin(self, call: Call, prompt: list[int], sampling: pb.Sampling, ranks: Sequence[Rank]) -> None:
+    def _begin(
+        self, call: Call, prompt: list[int], sampling: pb.Sampling, ranks: Sequence[Rank], budget: Budget
+    ) -> None:
         """The call's turn has come."""
         request, model = call.request, call.model
         metrics = self.metrics.of(model.name, call.tenant.name)
         if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("request %s: %s", call.request_id, call.route)
+            logger.debug("request %s: budget %s; %s", call.request_id, budget.explain(), call.route)
         for index, rank in enumerate(ranks):
             choice = Choice(model.vocabulary, thinking=model.opens_thought, stop=request.stop)
             own = pb.Sampling()

@@ -11,12 +11,14 @@ import grpc
 import httpx
 import openai
 import pytest
+from google.rpc import error_details_pb2, status_pb2
 from r1_cluster.plan import Plan
 from r1_cluster.routing.tenants import hash_key
 from r1_serve.errors import NoWorkers
 from r1_serve.protos import fleet_pb2 as fleet
 from r1_serve.protos import reasoning_pb2 as pb
 from r1_serve.protos import reasoning_pb2_grpc as rpc
+from r1_serve.router import desk as desk_module
 
 ASK: list[Any] = [{"role": "user", "content": "x"}]
 TENANTS = f"""
@@ -76,6 +78,19 @@ async def test_a_call_without_a_seat_waits_in_the_router_and_starts_when_one_is_
     assert queued(world) == 0
 
 
+async def test_a_seat_is_taken_as_soon_as_the_frame_that_frees_it_is_read(
+    full: Any, finish: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not when somebody next looks: the timer is out of reach here."""
+    monkeypatch.setattr(desk_module, "LOOK_S", 3600.0)
+    world, worker, first = full
+    second = asking(world)
+    await world.until(lambda: queued(world) == 1)
+    await worker.send(finish(first), load=fleet.Load(running=0))
+    await worker.send(finish(await worker.next_submit()))
+    await second
+
+
 async def test_a_waiting_client_that_hangs_up_is_never_submitted(full: Any, finish: Any) -> None:
     world, worker, first = full
     gone = asking(world)
@@ -120,6 +135,18 @@ async def test_a_call_that_has_begun_moves_before_those_that_wait(full: Any, say
     assert desk.move(call, 0) is first, "its seat is its own"
     await world.worker(says("a</think>b"), plan=one_seat())
     await waiting
+
+
+async def test_however_many_calls_run_out_of_time_together_all_are_told(full: Any) -> None:
+    world, worker, first = full
+    many = [asking(world, extra_headers={"x-request-timeout": "300"}) for _ in range(150)]
+    await world.until(lambda: queued(world) == len(many))
+    # The rank turns out slow: now none of them can be done in time, and a seat becomes free.
+    done = fleet.Delta(request_id=first.request_id, finish=fleet.FINISH_STOP)
+    await worker.send(done, load=fleet.Load(step_time_us=60_000_000))
+    outcomes = await asyncio.gather(*many, return_exceptions=True)
+    assert {getattr(outcome, "code", None) for outcome in outcomes} == {"deadline_unreachable"}
+    assert queued(world) == 0
 
 
 async def test_a_deadline_no_rank_can_meet_is_refused_before_any_work(world: Any) -> None:
@@ -223,3 +250,22 @@ async def test_a_grpc_call_ends_with_the_scores_that_decided(world: Any, says: A
         call = rpc.ReasoningStub(channel).Chat(pb.ChatRequest(messages=[pb.Message(role="user", content="x")]))
         assert [event async for event in call]
         assert dict(await call.trailing_metadata())["r1-route"].startswith("picked w0; w0=")
+
+
+async def test_a_refused_grpc_call_carries_retry_info(shared: Any, finish: Any) -> None:
+    worker = await shared.worker()
+    request = pb.ChatRequest(messages=[pb.Message(role="user", content="x")], max_tokens=20)
+    key = (("authorization", "Bearer small-key"),)
+    async with grpc.aio.insecure_channel(shared.grpc) as channel:
+        running = rpc.ReasoningStub(channel).Chat(request, metadata=key)
+        submit = await worker.next_submit()
+        refused = rpc.ReasoningStub(channel).Chat(request, metadata=key)
+        assert await refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        details = status_pb2.Status.FromString(dict(await refused.trailing_metadata())["grpc-status-details-bin"])
+        info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+        assert details.details[0].Unpack(info)
+        assert details.details[1].Unpack(retry)
+        assert (info.reason, details.code) == ("tenant_quota", grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])
+        assert retry.retry_delay.ToTimedelta().total_seconds() > 1
+        await worker.send(finish(submit))
+        assert [event async for event in running]
