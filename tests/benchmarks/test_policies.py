@@ -13,7 +13,7 @@ from r1_cluster.routing import SHIPPED
 from r1_cluster.routing.dispatcher import Dispatcher
 
 # Ranks with little KV, soon full: the forecast decides.
-N, PER_SECOND, SMALL = 900, 3.0, Hardware(kv_tokens=100_000)
+N, PER_SECOND, SMALL = 1200, 3.0, Hardware(kv_tokens=100_000)
 
 
 @pytest.fixture(scope="module")
