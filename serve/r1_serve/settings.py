@@ -30,7 +30,9 @@ class RouterSettings(BaseSettings):
         default=3600.0, ge=0, description="how long a request whose rank is gone may wait for another"
     )
     drain_s: float = Field(default=5.0, ge=0, description="how long running requests may go on after SIGTERM")
-    policy: str = "least_load"
+    policy: str = Field(default="thinking_aware", description="a shipped routing policy, or a .yaml file")
+    tenants: Path | None = Field(default=None, description="tenants.yaml, read again when it changes")
+    debug_routing: bool = Field(default=False, description="serve /debug/routing: recent picks and refusals, and why")
     announce: Path | None = Field(default=None, description="file that is told the ports once both listen")
 
 

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from r1_cluster.routing.tenants import Tenant
+
 from r1_serve.errors import Cancelled, DeadlineExceeded, R1Error
 from r1_serve.router.choice import Kind, Thought
 from r1_serve.router.generation import Generation
@@ -51,6 +53,7 @@ class Call:
         request_id: str,
         request: ChatRequest,
         model: ServedModel,
+        tenant: Tenant,
         *,
         timeout_s: float,
         created: int,
@@ -60,12 +63,14 @@ class Call:
         self.request_id = request_id
         self.request = request
         self.model = model
+        self.tenant = tenant
         self.created = created  # unix seconds
         self.clock = clock
         self.started_at = clock()
         self.ended_at: float | None = None
         self.prompt_tokens = 0
-        self.budget = UNLIMITED
+        self.budget = UNLIMITED  # of each choice's thought, resolved when its turn comes
+        self.route = ""  # where it went and which scores decided
         self.generations: list[Generation] = []
         self.error: R1Error | None = None
         self._events: list[Event] = []
@@ -73,7 +78,7 @@ class Call:
         self._on_end = on_end
         self._direct: Direct | None = None
         self._wake: asyncio.Future[None] | None = None
-        self._deadline = self.started_at + timeout_s
+        self.deadline = self.started_at + timeout_s
         self._timeout_s = timeout_s
         self._timer = asyncio.get_running_loop().call_later(timeout_s, self._expire)
 
@@ -116,7 +121,7 @@ class Call:
 
     def cancel(self) -> None:
         """The client is gone. Harmless once the call has ended."""
-        self.fail(self._overdue() if self.clock() >= self._deadline else Cancelled("the client went away"))
+        self.fail(self._overdue() if self.clock() >= self.deadline else Cancelled("the client went away"))
 
     async def take(self, timeout_s: float | None = None, direct: Direct | None = None) -> list[Event]:
         """New events, waiting for the first up to ``timeout_s``; empty when it passed or when the call has ended.

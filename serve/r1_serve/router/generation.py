@@ -42,6 +42,7 @@ class Generation:
         metrics: ModelMetrics,
         migrations: Migrations,
         limit: ThoughtLimit,
+        cache_salt: str = "",
     ) -> None:
         self.call = call
         self.index = index
@@ -59,6 +60,7 @@ class Generation:
         self._token_ids = array("I")
         self._metrics = metrics
         self._migrations = migrations
+        self._cache_salt = cache_salt
         self._rank: Rank | None = None
         self._request_id = 0
         self._begun_at = 0  # tokens at the last submission
@@ -106,7 +108,12 @@ class Generation:
         sampling.min_tokens = max(0, sampling.min_tokens - so_far)
         if so_far and sampling.HasField("seed"):
             sampling.seed = reseeded(sampling.seed, so_far)
-        return pb.Submit(request_id=request_id, prompt_token_ids=[*self._prompt, *self._token_ids], sampling=sampling)
+        return pb.Submit(
+            request_id=request_id,
+            prompt_token_ids=[*self._prompt, *self._token_ids],
+            sampling=sampling,
+            cache_salt=self._cache_salt,
+        )
 
     def abort(self) -> None:
         """Tell the rank to stop. Harmless when it has."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass
 
+from r1_cluster.routing import budget as routing
+
 from r1_serve.router.choice import Thought
 from r1_serve.router.loops import EVERY, loops
-
-# Kept of max_tokens for the answer: a quarter, at most this.
-ANSWER_RESERVE = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Of a thought, in tokens between the tags. None: unlimited. ``applied`` is what is enforced."""
+    """Of a thought, in tokens between the tags. ``asked`` as the client did: -1 unlimited, None nothing. ``applied`` is
+    what is enforced, None: nothing."""
 
     asked: int | None = None
     applied: int | None = None
@@ -23,15 +23,12 @@ class Budget:
 UNLIMITED = Budget()
 
 
-def budget(asked: int | None, max_tokens: int, closing: int) -> Budget:
-    """What of ``asked`` (-1: unlimited) leaves room for ``closing`` ids and an answer within ``max_tokens``.
-
-    Where max_tokens cannot hold even an empty thought's end and one token of an answer nothing is enforced.
-    """
-    if asked is None or asked < 0 or max_tokens <= closing:
+def enforced(asked: int | None, resolved: routing.Budget, max_tokens: int, closing: int) -> Budget:
+    """The ``resolved`` budget, which leaves room for an answer. Nothing where the model does not think, or where
+    ``max_tokens`` cannot hold the ``closing`` ids and one token of an answer."""
+    if not closing:
         return Budget(asked)
-    reserve = max(1, min(ANSWER_RESERVE, max_tokens // 4))
-    return Budget(asked, max(0, min(asked, max_tokens - closing - reserve)))
+    return Budget(asked, resolved.applied if max_tokens > closing else None)
 
 
 class ThoughtLimit:

@@ -30,6 +30,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        self._made: dict[tuple[str, str], ModelMetrics] = {}
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, registry=registry)
@@ -70,8 +71,12 @@ class Metrics:
     def outcome(self, model: str, error: R1Error | None) -> None:
         self.requests.labels(model, error.reason if error else "ok").inc()
 
-    def of(self, model: str) -> ModelMetrics:
-        return ModelMetrics(self, model)
+    def of(self, model: str, tenant: str = DEFAULT_TENANT) -> ModelMetrics:
+        """Made once a model and tenant: a tenants file names few."""
+        key = model, tenant
+        if key not in self._made:
+            self._made[key] = ModelMetrics(self, model, tenant)
+        return self._made[key]
 
     def watch(self, ranks: Ranks, models: Iterable[str]) -> None:
         """Add the gauges of the attached ranks, read when scraped."""
@@ -79,10 +84,9 @@ class Metrics:
 
 
 class ModelMetrics:
-    """One model's series, labels resolved once: nothing is looked up for a token."""
+    """One model's and tenant's series, labels resolved once: nothing is looked up for a token."""
 
-    def __init__(self, metrics: Metrics, model: str) -> None:
-        tenant = DEFAULT_TENANT
+    def __init__(self, metrics: Metrics, model: str, tenant: str) -> None:
         self._prompt_tokens = metrics.prompt_tokens.labels(model, tenant)
         self._cached_tokens = metrics.cached_tokens.labels(model, tenant)
         self._reasoning_tokens = metrics.reasoning_tokens.labels(model, tenant)

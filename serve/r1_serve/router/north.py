@@ -13,10 +13,12 @@ from google.protobuf.message import DecodeError
 
 from r1_serve.errors import BodyTooLarge, InternalError, InvalidRequest, R1Error
 from r1_serve.protos import reasoning_pb2 as pb
+from r1_serve.router import status
 from r1_serve.router.call import Call, Event, Finished
 from r1_serve.router.choice import Kind
 from r1_serve.router.request_id import HEADER, request_id
 from r1_serve.router.service import Service
+from r1_serve.router.tenants import bearer
 from r1_serve.router.usage import Usage
 from r1_serve.router.validate import check
 
@@ -60,7 +62,7 @@ class Reasoning:
                 request = check(_body(data, self._service.settings.max_body_bytes)).request()
             except R1Error as e:
                 raise self._service.refused(e) from None
-            call = await self._service.open(request, own_id, context.time_remaining())
+            call = await self._service.open(request, own_id, context.time_remaining(), _key(context))
             try:
                 await self._stream(call, context)
             finally:
@@ -82,6 +84,7 @@ class Reasoning:
                 await context.write(_message(event))
             if len(self._service.calls) > COALESCE_ABOVE_CALLS and not call.ended:
                 await asyncio.sleep(COALESCE_S)
+        context.set_trailing_metadata((("r1-route", call.route),))
         await context.write(pb.ChatEvent(usage=_usage(call.usage())))
 
     async def models(self, _: pb.ModelsRequest, context: grpc.aio.ServicerContext) -> pb.ModelsResponse:
@@ -116,6 +119,11 @@ class Reasoning:
         return pb.StatusResponse(version=version("r1-serve"), ready=self._service.ready, ranks=ranks)
 
 
+def _key(context: grpc.aio.ServicerContext) -> str | None:
+    sent = dict(context.invocation_metadata() or ())
+    return bearer(sent.get("authorization")) or sent.get("x-api-key")
+
+
 def _message(event: Event) -> pb.ChatEvent:
     if isinstance(event, Finished):
         thought = event.thought.value
@@ -145,9 +153,9 @@ def _body(data: bytes, limit: int) -> dict[str, Any]:
     return body
 
 
-def trailers(error: R1Error) -> tuple[tuple[str, str], ...]:
-    """The error's particulars as trailing metadata, ASCII as gRPC demands."""
-    named = [("r1-reason", error.reason)]
+def trailers(error: R1Error) -> tuple[tuple[str, str | bytes], ...]:
+    """The error's particulars as trailing metadata, ASCII as gRPC demands, and as gRPC's own rich status."""
+    named: list[tuple[str, str | bytes]] = [("r1-reason", error.reason), (status.KEY, status.status_details(error))]
     if error.field:
         named.append(("r1-field", error.field.encode("ascii", "backslashreplace").decode()))
     if error.retry_after is not None:

@@ -66,6 +66,7 @@ class Rank:
             step_time_s=self.load.step_time_us / 1e6,
             draining=self.draining,
             last_pick=self.last_pick,
+            gang_id=self.hello.gang_id,
         )
 
     def submit(self, work: Work) -> int:
@@ -112,11 +113,14 @@ class Rank:
 class Ranks:
     """All attached ranks by worker id. ``on_change`` is called after every attach, detach and change of draining."""
 
-    def __init__(self, on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, on_change: Callable[[], None] = lambda: None, on_leave: Callable[[Rank], None] = lambda _: None
+    ) -> None:
         self._ranks: dict[str, Rank] = {}
         self._arrivals: dict[str, asyncio.Event] = {}
         self._picks = 0
         self.on_change = on_change
+        self.on_leave = on_leave  # called before what was on the rank is lost
 
     def __iter__(self) -> Iterator[Rank]:
         return iter(self._ranks.values())
@@ -134,6 +138,7 @@ class Ranks:
 
     def detach(self, rank: Rank, why: str) -> None:
         self._ranks.pop(rank.hello.worker_id, None)
+        self.on_leave(rank)
         rank.lose(WorkerLost(f"the worker that held this request is gone ({why}); send it again", retry_after=1.0))
         self._changed(rank.hello.model)
 

@@ -85,6 +85,7 @@ class Router:
         self.ranks = Ranks(on_change=self._changed)
         self.metrics.watch(self.ranks, self.catalog.models)
         self.service = Service(self.catalog, self.ranks, chosen, self.metrics, settings)
+        self.ranks.on_leave = self.service.desk.left
         self.http_port = self.grpc_port = 0
         self._health = health_aio.HealthServicer()
         self._publishing: set[asyncio.Task[None]] = set()
@@ -137,7 +138,7 @@ class Router:
         await self._grpc.start()
 
     def _changed(self) -> None:
-        self.service.migrations.look()
+        self.service.desk.look()
         task = asyncio.get_running_loop().create_task(self._publish_health())
         self._publishing.add(task)
         task.add_done_callback(self._publishing.discard)

@@ -195,7 +195,7 @@ async def test_a_request_that_got_tokens_from_each_dead_rank_goes_on_but_not_for
 
 
 async def test_a_request_that_waited_in_a_full_engine_is_not_blamed_for_its_death(world_of: Any, ids: Any) -> None:
-    world = await world_of(resume_wait_s=60)
+    world = await world_of(resume_wait_s=60, policy="least_load")
     seats = pb.Capacity(kv_tokens=10_000, max_num_seqs=1, max_model_len=2048)
     for _ in range(3):
         worker = await world.worker(capacity=seats)

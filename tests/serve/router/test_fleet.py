@@ -158,15 +158,18 @@ async def test_a_draining_rank_gets_nothing_new_and_finishes_what_it_has(world: 
 
 
 async def test_a_full_fleet_refuses_with_a_time_to_retry(world_of: Any) -> None:
-    plan = renamed(Plan.load("nano-tp1"), "tight", max_waiting_requests=1)
-    world = await world_of([plan])
+    plan = renamed(Plan.load("nano-tp1"), "tight", max_waiting_requests=1, max_queued_requests=1)
+    world = await world_of([plan], policy="least_load")
     worker = await world.worker(plan=plan)
     seats = plan.engine.max_num_seqs + 1
     async with httpx.AsyncClient(base_url=world.http, limits=httpx.Limits(max_connections=None)) as http:
         held = [asyncio.create_task(http.post("/v1/chat/completions", json={"messages": ASK})) for _ in range(seats)]
         for _ in held:
             await worker.next_submit()
+        queued = asyncio.create_task(http.post("/v1/chat/completions", json={"messages": ASK}))
+        await world.until(lambda: world.router.service.desk.queued("tight") == 1)
         response = await http.post("/v1/chat/completions", json={"messages": ASK})
+        queued.cancel()
         await worker.die()
         await asyncio.gather(*held)
     assert response.status_code == 429

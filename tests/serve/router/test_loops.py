@@ -76,7 +76,7 @@ async def test_a_thought_in_a_loop_is_closed_and_answered(world: Any, ids: Calla
 
 
 async def test_the_guard_is_off_by_request_and_never_looks_at_answers(world: Any, says: Any) -> None:
-    loop = "so it is 4, wait. " * 100
+    loop = "so it is 4, wait. " * 60
     await world.worker(says(f"{loop}</think>{loop}"))
     off = await world.client.chat.completions.create(model="r1-nano", messages=ASK, extra_body={"loop_guard": False})
     assert (off.choices[0].message.reasoning, off.choices[0].message.content) == (loop, loop)

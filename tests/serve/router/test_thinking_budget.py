@@ -10,10 +10,12 @@ import grpc
 import openai
 import pytest
 from r1_cluster.plan import Plan
+from r1_cluster.routing.budget import Asked, BudgetRules, resolve
+from r1_cluster.routing.tenants import BudgetPolicy
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.protos import reasoning_pb2 as north
 from r1_serve.protos import reasoning_pb2_grpc as rpc
-from r1_serve.router.limits import ANSWER_RESERVE, Budget, budget
+from r1_serve.router.limits import Budget, enforced
 
 ASK: list[Any] = [{"role": "user", "content": "x"}]
 EOS = "<｜end▁of▁sentence｜>"
@@ -83,12 +85,13 @@ async def test_what_is_resubmitted_ends_the_thought_and_has_the_rest_of_max_toke
     assert done.usage.completion_tokens == 3 + len(closing) + 1
 
 
-async def test_minus_one_and_none_are_unlimited(world: Any, ids: Ids) -> None:
+async def test_minus_one_and_none_are_bounded_by_the_room_for_an_answer_only(world: Any, ids: Ids) -> None:
     await world.worker(thinker(ids))
     none, minus_one = await ask(world), await ask(world, thinking_token_budget=-1)
     assert none.choices[0].thinking_finish_reason == minus_one.choices[0].thinking_finish_reason == "complete"
-    assert minus_one.usage.thinking_budget == {"asked": -1, "applied": None, "used": len(ids(f"{THOUGHT}\n"))}
-    assert "thinking_budget" not in none.usage.model_dump()
+    room = 100 - len(ids("</think>\n\n")) - 25
+    for done, asked in ((none, None), (minus_one, -1)):
+        assert done.usage.thinking_budget == {"asked": asked, "applied": room, "used": len(ids(f"{THOUGHT}\n"))}
 
 
 async def test_a_closed_thought_cannot_be_opened_again(world: Any, ids: Ids) -> None:
@@ -171,12 +174,12 @@ async def test_a_malformed_budget_names_its_field(world: Any, bad: Any) -> None:
 @pytest.mark.parametrize(
     ("asked", "max_tokens", "applied"),
     [
-        (None, 100, None),
-        (-1, 100, None),
+        (None, 100, 73),
+        (-1, 100, 73),
         (10, 100, 10),
         (0, 100, 0),
         (100, 100, 73),  # 2 for </think> and the blank line, 25 for the answer
-        (9999, 8192, 8192 - 2 - ANSWER_RESERVE),
+        (9999, 8192, 8192 - 2 - 1024),
         (5, 4, 1),
         (5, 3, 0),
         (5, 2, None),  # no room for an answer at all
@@ -184,4 +187,6 @@ async def test_a_malformed_budget_names_its_field(world: Any, bad: Any) -> None:
     ],
 )
 def test_an_answer_always_has_room(asked: int | None, max_tokens: int, applied: int | None) -> None:
-    assert budget(asked, max_tokens, closing=2) == Budget(asked, applied)
+    rules = BudgetRules(closing_tokens=2)
+    resolved = resolve(Asked(tokens=asked), BudgetPolicy(), rules, max_tokens=max_tokens, saturation=0.0)
+    assert enforced(asked, resolved, max_tokens, closing=2) == Budget(asked, applied)

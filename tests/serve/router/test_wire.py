@@ -77,6 +77,7 @@ async def test_a_client_that_does_not_read_is_written_no_more_than_its_buffer(wo
     writer.write(post(loop_guard=False))
     submit = await worker.next_submit()
     (call,) = world.router.service.calls
+    await worker.send(pb.Delta(request_id=submit.request_id, token_ids=ids("9</think>")))
     part = ids("so " * 400)
     sent = 0
     while not call.waiting:  # until the kernel's buffers and the connection's own are full
@@ -86,11 +87,11 @@ async def test_a_client_that_does_not_read_is_written_no_more_than_its_buffer(wo
         assert sent < 20_000
     for _ in range(200):
         await worker.send(pb.Delta(request_id=submit.request_id, token_ids=part))
-    await worker.send(pb.Delta(request_id=submit.request_id, token_ids=ids("</think>9"), finish=pb.FINISH_STOP))
+    await worker.send(pb.Delta(request_id=submit.request_id, finish=pb.FINISH_STOP))
     await world.until(lambda: call.ended)
     assert len(call.waiting) <= 3
     transport.resume_reading()
-    assert text(await events(reader)) == "so " * 400 * (sent + 200) + "9"
+    assert text(await events(reader)) == "9" + "so " * 400 * (sent + 200)
     writer.close()
 
 

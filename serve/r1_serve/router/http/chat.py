@@ -21,6 +21,7 @@ from r1_serve.router.http.shape import completion_body
 from r1_serve.router.http.sse import DONE, KEEP_ALIVE, Chunks
 from r1_serve.router.http.wire import Wire
 from r1_serve.router.service import Service
+from r1_serve.router.tenants import bearer
 from r1_serve.router.validate import check
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ async def chat_completions(request: Request) -> Response:
             raise InvalidRequest("stream_options: only with stream true", field="stream_options")
     except R1Error as e:
         raise service.refused(e) from None
-    call = await service.open(chat, request.state.request_id, timeout_s)
+    call = await service.open(chat, request.state.request_id, timeout_s, _key(request))
     if not body.stream:
         return _Whole(call)
     options = body.stream_options
@@ -57,6 +58,11 @@ def _timeout(request: Request) -> float | None:
     if not 0 < seconds < math.inf:
         raise InvalidRequest(f"{TIMEOUT_HEADER}: give seconds above 0, not {given[:40]!r}", field=TIMEOUT_HEADER)
     return seconds
+
+
+def _key(request: Request) -> str | None:
+    """OpenAI's header, or Anthropic's."""
+    return bearer(request.headers.get("authorization")) or request.headers.get("x-api-key")
 
 
 @contextlib.asynccontextmanager
