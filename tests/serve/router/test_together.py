@@ -1,4 +1,4 @@
-"""Admission and failover together: a call that moves reserves nothing twice, and the resolved budget is the enforced."""
+"""Admission and failover together: what moves reserves nothing twice; the resolved budget is the one enforced."""
 
 from __future__ import annotations
 
