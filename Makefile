@@ -8,16 +8,18 @@ MAKEFLAGS += --no-print-directory
 VENV ?= .venv
 PLAN ?= nano-tp1
 MINUTES ?= 150
+STREAMS ?= 64
+FAILOVER_PLAN ?= nano-dp2-ep2
 BIN := $(VENV)/bin
 STARTED_AT := $(shell date +%s)
 INSTALL := VENV=$(VENV) PYTHON=$(PYTHON) requirements/install.sh
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install serve test test-slow check format nano topology lock protos clean
+.PHONY: help install serve test test-slow check format nano topology bench-router failover lock protos clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.dev ## make .venv with every pinned package; again only when a lock changes
 	@echo "installed: $(BIN)/r1"
@@ -49,12 +51,18 @@ nano: $(VENV)/.dev ## retrain r1-nano for MINUTES=150 on the CPU or a GPU, then 
 topology: $(VENV)/.dev ## the same held-out prompts on every shipped layout: answers, accuracy, differences
 	@$(BIN)/python -m r1_bench.topology $(ARGS)
 
+bench-router: $(VENV)/.dev ## the router alone under a synthetic fleet: CPU a token, added latency, memory; ARGS=--write
+	@$(BIN)/python -m r1_bench.router $(ARGS)
+
+failover: $(VENV)/.dev ## kill ranks under STREAMS=64 greedy streams on nano-dp2-ep2: anything lost, repeated, different?
+	@$(BIN)/python -m r1_bench.failover --streams $(STREAMS) --plan $(FAILOVER_PLAN) $(ARGS)
+
 lock: $(VENV)/.dev ## resolve requirements/*.lock again from pyproject.toml; UPGRADE=1 takes the newest versions
 	@UPGRADE=$(UPGRADE) requirements/lock.sh
 
 protos: $(VENV)/.dev ## regenerate the Python code of serve/r1_serve/protos/*.proto
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=serve --python_out=serve \
-	  --mypy_out=serve --grpc_python_out=serve serve/r1_serve/protos/*.proto
+	  --pyi_out=serve --grpc_python_out=serve serve/r1_serve/protos/*.proto
 
 clean: ## remove caches, logs and build output; keeps .venv
 	@rm -rf .r1 build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from r1_cluster.routing.budget import BudgetRules
+
 PLANS = Path(__file__).parent / "plans"
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
@@ -124,7 +126,10 @@ class Limits(_Frozen):
     """What the router admits."""
 
     default_max_tokens: Positive = 32768
-    max_waiting_requests: Positive = 1024
+    max_waiting_requests: Positive = Field(default=1024, description="in each rank's engine")
+    max_queued_requests: Positive = Field(default=1024, description="in the router, waiting for room in the fleet")
+    max_queue_seconds: float = Field(default=300.0, gt=0, description="nothing is queued that would wait longer")
+    thinking: BudgetRules = BudgetRules()
 
 
 class Plan(_Frozen):

@@ -67,12 +67,44 @@ class MethodNotAllowed(InvalidRequest):
 
 
 class FleetSaturated(R1Error):
-    """Every rank that serves the model has a full queue."""
+    """As many requests wait for the model as may."""
 
     reason = "fleet_saturated"
     http_status = 429
     grpc_status = grpc.StatusCode.RESOURCE_EXHAUSTED
     openai_type = "rate_limit_error"
+
+
+class TenantQuota(R1Error):
+    """The tenant's own limit, however free the fleet is."""
+
+    reason = "tenant_quota"
+    http_status = 429
+    grpc_status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    openai_type = "rate_limit_error"
+
+
+class DeadlineUnreachable(R1Error):
+    """It would not be done in time: said before any work is wasted on it."""
+
+    reason = "deadline_unreachable"
+    http_status = 503
+    grpc_status = grpc.StatusCode.UNAVAILABLE
+
+
+class TooLongForPlan(InvalidRequest):
+    """No rank's cache could hold it."""
+
+    reason = "too_long_for_plan"
+
+
+class UnknownKey(R1Error):
+    """The API key belongs to no tenant."""
+
+    reason = "unknown_key"
+    http_status = 401
+    grpc_status = grpc.StatusCode.UNAUTHENTICATED
+    openai_type = "authentication_error"
 
 
 class NoWorkers(R1Error):
@@ -89,6 +121,12 @@ class WorkerLost(R1Error):
     reason = "worker_lost"
     http_status = 503
     grpc_status = grpc.StatusCode.UNAVAILABLE
+
+
+class PoisonRequest(R1Error):
+    """Workers died with this request, one after the other: trying it again would cost another."""
+
+    reason = "poison_request"
 
 
 class RouterStopping(R1Error):

@@ -26,8 +26,13 @@ class RouterSettings(BaseSettings):
     )
     keep_alive_s: float = Field(default=10.0, gt=0, description="SSE comment after so long without an event")
     worker_wait_s: float = Field(default=2.0, ge=0, description="how long a request waits for a first rank")
+    resume_wait_s: float = Field(
+        default=3600.0, ge=0, description="how long a request whose rank is gone may wait for another"
+    )
     drain_s: float = Field(default=5.0, ge=0, description="how long running requests may go on after SIGTERM")
-    policy: str = "least_load"
+    policy: str = Field(default="thinking_aware", description="a shipped routing policy, or a .yaml file")
+    tenants: Path | None = Field(default=None, description="tenants.yaml, read again when it changes")
+    debug_routing: bool = Field(default=False, description="serve /debug/routing: recent picks and refusals, and why")
     announce: Path | None = Field(default=None, description="file that is told the ports once both listen")
 
 
@@ -38,6 +43,9 @@ class WorkerSettings(BaseSettings):
 
     routers: str = Field(default="127.0.0.1:8001", description="host:port, comma separated; names are re-resolved")
     resolve_interval_s: float = Field(default=5.0, gt=0)
+    drain_s: float = Field(
+        default=5.0, ge=0, le=12, description="how long a leaving rank goes on before it hands over what still runs"
+    )
 
 
 Kind = TypeVar("Kind", bound=BaseSettings)

@@ -1,24 +1,28 @@
-"""Which rank takes a request: pure policies over an immutable view of the fleet.
+"""Who runs next, where, with which thinking budget: pure policy over an immutable view of the fleet.
 
-The live router and the simulator call the same code. Read ``fleet.py`` (what a policy sees), then ``policy.py``
-(filter, score, pick, with an explanation), then a policy: ``least_load.py``.
+The live router and the simulator call the same code. Start at ``dispatcher.py``, which puts all of it in one place.
+``fleet.py`` is what a policy sees, ``policy.py`` filters, scores, picks and explains, ``parts.py`` and ``spec.py`` have
+the parts and the shipped policies. What they see ahead comes from ``survival.py``, ``lengths.py`` and ``kv.py``;
+``prefix.py`` knows the ranks' prefix caches. ``budget.py``, ``tenants.py``, ``fairness.py``, ``quota.py`` and
+``admission.py`` decide who is let in, when, and to think how long.
 """
 
 from __future__ import annotations
 
-from r1_cluster.routing.fleet import Demand, RankView
-from r1_cluster.routing.least_load import least_load
+from r1_cluster.routing.fleet import Demand, Fleet, RankView
 from r1_cluster.routing.policy import Choice, Filter, Policy, Scorer
+from r1_cluster.routing.spec import SHIPPED, PolicyError, PolicySpec, policy
 
-POLICIES = {policy.name: policy for policy in (least_load(),)}
-
-
-def policy(name: str) -> Policy:
-    """The policy of that name. Raises ValueError listing the known ones."""
-    try:
-        return POLICIES[name]
-    except KeyError:
-        raise ValueError(f"no routing policy {name!r}: choose one of {', '.join(sorted(POLICIES))}") from None
-
-
-__all__ = ["POLICIES", "Choice", "Demand", "Filter", "Policy", "RankView", "Scorer", "least_load", "policy"]
+__all__ = [
+    "SHIPPED",
+    "Choice",
+    "Demand",
+    "Filter",
+    "Fleet",
+    "Policy",
+    "PolicyError",
+    "PolicySpec",
+    "RankView",
+    "Scorer",
+    "policy",
+]

@@ -5,24 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from r1_cluster.routing.fleet import Demand, RankView
+from r1_cluster.routing.fleet import Demand, Fleet, RankView
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """``keeps(demand, rank)`` is whether the rank may take the request; ``name`` says what it lacks where not."""
+    """``keeps(demand, rank, fleet)`` is whether the rank may take the request; ``name`` says what it lacks where not.
+
+    ``advice``: it could take it, but the request had better wait. One that cannot wait goes there all the same.
+    """
 
     name: str
-    keeps: Callable[[Demand, RankView], bool]
+    keeps: Callable[[Demand, RankView, Fleet], bool]
+    advice: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """``score(demand, rank)`` in 0..1, higher is better."""
+    """``score(demand, rank, fleet)`` in 0..1, higher is better."""
 
     name: str
     weight: float
-    score: Callable[[Demand, RankView], float]
+    score: Callable[[Demand, RankView, Fleet], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,24 +53,39 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
+    """``margin``: ranks whose score is this close to the best count as equals."""
+
     name: str
     filters: tuple[Filter, ...]
     scorers: tuple[Scorer, ...]
+    margin: float = 0.0
 
-    def choose(self, demand: Demand, ranks: Sequence[RankView]) -> Choice:
-        """Pick the best-scored rank that passes every filter; among equals the one picked longest ago."""
+    def choose(self, demand: Demand, ranks: Sequence[RankView], *, waits: bool = True) -> Choice:
+        """Pick the best-scored rank that passes every filter; among equals the one picked longest ago.
+
+        ``waits=False``: the request was promised a place (it has begun already), so where no rank passes, filters that
+        are advice do not count.
+        """
+        fleet = Fleet(ranks, demand)
+        choice = self._choose(demand, fleet, self.filters)
+        if choice.rank is None and not waits:
+            return self._choose(demand, fleet, tuple(f for f in self.filters if not f.advice))
+        return choice
+
+    def _choose(self, demand: Demand, fleet: Fleet, filters: tuple[Filter, ...]) -> Choice:
         scores: dict[str, dict[str, float]] = {}
         excluded: dict[str, str] = {}
-        best: RankView | None = None
-        best_key: tuple[float, int, str] | None = None
-        for rank in ranks:
-            missing = next((f.name for f in self.filters if not f.keeps(demand, rank)), None)
+        passed: list[tuple[float, RankView]] = []
+        for rank in fleet.ranks:
+            missing = next((f.name for f in filters if not f.keeps(demand, rank, fleet)), None)
             if missing is not None:
                 excluded[rank.worker_id] = missing
                 continue
-            points = {s.name: s.weight * s.score(demand, rank) for s in self.scorers}
+            points = {s.name: s.weight * s.score(demand, rank, fleet) for s in self.scorers}
             scores[rank.worker_id] = points
-            key = (-sum(points.values()), rank.last_pick, rank.worker_id)
-            if best_key is None or key < best_key:
-                best, best_key = rank, key
-        return Choice(best, scores, excluded)
+            passed.append((sum(points.values()), rank))
+        if not passed:
+            return Choice(None, scores, excluded)
+        enough = max(score for score, _ in passed) - self.margin
+        equals = (rank for score, rank in passed if score >= enough)
+        return Choice(min(equals, key=lambda rank: (rank.last_pick, rank.worker_id)), scores, excluded)

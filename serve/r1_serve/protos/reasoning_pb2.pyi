@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ChatRequest(_message.Message):
-    __slots__ = ("model", "messages", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed", "max_tokens", "n", "stop", "user")
+    __slots__ = ("model", "messages", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed", "max_tokens", "n", "stop", "user", "thinking_token_budget", "loop_guard")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
@@ -22,6 +22,8 @@ class ChatRequest(_message.Message):
     N_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
     USER_FIELD_NUMBER: _ClassVar[int]
+    THINKING_TOKEN_BUDGET_FIELD_NUMBER: _ClassVar[int]
+    LOOP_GUARD_FIELD_NUMBER: _ClassVar[int]
     model: str
     messages: _containers.RepeatedCompositeFieldContainer[Message]
     temperature: float
@@ -36,7 +38,9 @@ class ChatRequest(_message.Message):
     n: int
     stop: _containers.RepeatedScalarFieldContainer[str]
     user: str
-    def __init__(self, model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., seed: _Optional[int] = ..., max_tokens: _Optional[int] = ..., n: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., user: _Optional[str] = ...) -> None: ...
+    thinking_token_budget: int
+    loop_guard: bool
+    def __init__(self, model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., seed: _Optional[int] = ..., max_tokens: _Optional[int] = ..., n: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., user: _Optional[str] = ..., thinking_token_budget: _Optional[int] = ..., loop_guard: _Optional[bool] = ...) -> None: ...
 
 class Message(_message.Message):
     __slots__ = ("role", "content")
@@ -79,15 +83,17 @@ class Delta(_message.Message):
     def __init__(self, index: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
 
 class Finished(_message.Message):
-    __slots__ = ("index", "finish_reason")
+    __slots__ = ("index", "finish_reason", "thinking_finish_reason")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
+    THINKING_FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     index: int
     finish_reason: str
-    def __init__(self, index: _Optional[int] = ..., finish_reason: _Optional[str] = ...) -> None: ...
+    thinking_finish_reason: str
+    def __init__(self, index: _Optional[int] = ..., finish_reason: _Optional[str] = ..., thinking_finish_reason: _Optional[str] = ...) -> None: ...
 
 class Usage(_message.Message):
-    __slots__ = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "answer_tokens", "queue_seconds", "time_to_first_token_seconds", "time_to_first_answer_token_seconds", "thinking_seconds", "total_seconds")
+    __slots__ = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "answer_tokens", "queue_seconds", "time_to_first_token_seconds", "time_to_first_answer_token_seconds", "thinking_seconds", "total_seconds", "longest_thought_tokens", "thinking_budget_asked", "thinking_budget_applied")
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +104,9 @@ class Usage(_message.Message):
     TIME_TO_FIRST_ANSWER_TOKEN_SECONDS_FIELD_NUMBER: _ClassVar[int]
     THINKING_SECONDS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    LONGEST_THOUGHT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    THINKING_BUDGET_ASKED_FIELD_NUMBER: _ClassVar[int]
+    THINKING_BUDGET_APPLIED_FIELD_NUMBER: _ClassVar[int]
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
@@ -108,7 +117,10 @@ class Usage(_message.Message):
     time_to_first_answer_token_seconds: float
     thinking_seconds: float
     total_seconds: float
-    def __init__(self, prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., reasoning_tokens: _Optional[int] = ..., answer_tokens: _Optional[int] = ..., queue_seconds: _Optional[float] = ..., time_to_first_token_seconds: _Optional[float] = ..., time_to_first_answer_token_seconds: _Optional[float] = ..., thinking_seconds: _Optional[float] = ..., total_seconds: _Optional[float] = ...) -> None: ...
+    longest_thought_tokens: int
+    thinking_budget_asked: int
+    thinking_budget_applied: int
+    def __init__(self, prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., reasoning_tokens: _Optional[int] = ..., answer_tokens: _Optional[int] = ..., queue_seconds: _Optional[float] = ..., time_to_first_token_seconds: _Optional[float] = ..., time_to_first_answer_token_seconds: _Optional[float] = ..., thinking_seconds: _Optional[float] = ..., total_seconds: _Optional[float] = ..., longest_thought_tokens: _Optional[int] = ..., thinking_budget_asked: _Optional[int] = ..., thinking_budget_applied: _Optional[int] = ...) -> None: ...
 
 class ModelsRequest(_message.Message):
     __slots__ = ()

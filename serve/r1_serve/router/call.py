@@ -6,9 +6,12 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from r1_cluster.routing.tenants import Tenant
+
 from r1_serve.errors import Cancelled, DeadlineExceeded, R1Error
-from r1_serve.router.choice import Kind
+from r1_serve.router.choice import Kind, Thought
 from r1_serve.router.generation import Generation
+from r1_serve.router.limits import UNLIMITED
 from r1_serve.router.models import ServedModel
 from r1_serve.router.request import ChatRequest
 from r1_serve.router.usage import Usage
@@ -25,13 +28,17 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Choice ``index`` is complete. ``reason`` is stop or length."""
+    """Choice ``index`` is complete. ``reason`` is stop or length, ``thought`` how its thought went."""
 
     index: int
     reason: str
+    thought: Thought
 
 
 Event = Text | Finished
+
+# Takes new text at once and returns True, or cannot now.
+Direct = Callable[[int, Kind, str], bool]
 
 
 class Call:
@@ -46,6 +53,7 @@ class Call:
         request_id: str,
         request: ChatRequest,
         model: ServedModel,
+        tenant: Tenant,
         *,
         timeout_s: float,
         created: int,
@@ -55,18 +63,22 @@ class Call:
         self.request_id = request_id
         self.request = request
         self.model = model
+        self.tenant = tenant
         self.created = created  # unix seconds
         self.clock = clock
         self.started_at = clock()
         self.ended_at: float | None = None
         self.prompt_tokens = 0
+        self.budget = UNLIMITED  # of each choice's thought, resolved when its turn comes
+        self.route = ""  # where it went and which scores decided
         self.generations: list[Generation] = []
         self.error: R1Error | None = None
         self._events: list[Event] = []
         self._open_choices = request.n
         self._on_end = on_end
+        self._direct: Direct | None = None
         self._wake: asyncio.Future[None] | None = None
-        self._deadline = self.started_at + timeout_s
+        self.deadline = self.started_at + timeout_s
         self._timeout_s = timeout_s
         self._timer = asyncio.get_running_loop().call_later(timeout_s, self._expire)
 
@@ -83,6 +95,8 @@ class Call:
         return Usage.of(self)
 
     def push(self, index: int, kind: Kind, text: str) -> None:
+        if self._direct is not None and not self._events and self._direct(index, kind, text):
+            return
         for at in range(len(self._events) - 1, -1, -1):
             event = self._events[at]
             if event.index == index:
@@ -93,8 +107,8 @@ class Call:
         self._events.append(Text(index, kind, text))
         self._notify()
 
-    def finish(self, index: int, reason: str) -> None:
-        self._events.append(Finished(index, reason))
+    def finish(self, index: int, reason: str, thought: Thought) -> None:
+        self._events.append(Finished(index, reason, thought))
         self._open_choices -= 1
         if self._open_choices == 0:
             self._end(None)
@@ -107,14 +121,16 @@ class Call:
 
     def cancel(self) -> None:
         """The client is gone. Harmless once the call has ended."""
-        self.fail(self._overdue() if self.clock() >= self._deadline else Cancelled("the client went away"))
+        self.fail(self._overdue() if self.clock() >= self.deadline else Cancelled("the client went away"))
 
-    async def take(self, timeout_s: float | None = None) -> list[Event]:
+    async def take(self, timeout_s: float | None = None, direct: Direct | None = None) -> list[Event]:
         """New events, waiting for the first up to ``timeout_s``; empty when it passed or when the call has ended.
 
-        Raises the R1Error the call ended with, after the events before it were taken.
+        While it waits, text goes to ``direct``, and the reader sleeps on until that cannot take it: the token path has
+        no task switch. Raises the R1Error the call ended with, after the events before it were taken.
         """
         if not self._events and not self.ended:
+            self._direct = direct
             self._wake = asyncio.get_running_loop().create_future()
             try:
                 async with asyncio.timeout(timeout_s):
@@ -122,7 +138,7 @@ class Call:
             except TimeoutError:
                 return []
             finally:
-                self._wake = None
+                self._wake = self._direct = None
         if self._events:
             events, self._events = self._events, []
             return events

@@ -32,6 +32,8 @@ class Thought(Enum):
     EMPTY = "empty"  # closed without text
     UNTERMINATED = "unterminated"  # the model stopped, or was stopped, inside it
     NONE = "none"  # never opened
+    BUDGET = "budget"  # closed by the router: its budget was spent
+    LOOP = "loop"  # closed by the router: it repeated itself without end
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Choice:
         "_begun",
         "_held",
         "_out",
+        "_sealed",
         "_stops",
         "_utf8",
         "_vocabulary",
@@ -77,7 +80,7 @@ class Choice:
         self._vocabulary = vocabulary
         self._stops = StopStrings(stop)
         self._out: list[Piece] = []
-        self.stopped = False
+        self.stopped = self._sealed = False
         self.completion_tokens = self.reasoning_tokens = self.answer_tokens = 0
         self.thought = Thought.UNTERMINATED if thinking else Thought.NONE
         self._enter(thinking)
@@ -98,7 +101,11 @@ class Choice:
                 self.answer_tokens += 1
             # Engines can pick ids that only pad the vocabulary: they have no text.
             text = self._utf8.decode(table[token_id] if token_id < len(table) else b"")
-            if text:
+            if not text:
+                continue
+            if self.thinking and self._begun and not self._held and text[-1] != "\n":
+                self._emit(text)  # as _show would, at most tokens of all
+            else:
                 self._show(text)
         return self._take()
 
@@ -110,13 +117,21 @@ class Choice:
             self._emit(rest)
         return self._take()
 
+    def close(self, closing_ids: Iterable[int], cause: Thought) -> list[Piece]:
+        """End the thought with ids that the model has not written. They count as if it had, and it cannot open another
+        one."""
+        pieces = self.feed(closing_ids)
+        self.thought = cause
+        self._sealed = True
+        return pieces
+
     def _steer(self, token_id: int) -> None:
         if token_id == self._vocabulary.think_end_id and self.thinking:
             self._show(self._utf8.decode(b"", True))
             if self.thought is not Thought.COMPLETE:
                 self.thought = Thought.COMPLETE if self._begun else Thought.EMPTY
             self._enter(False)
-        elif token_id == self._vocabulary.think_id and not self.thinking and not self._begun:
+        elif token_id == self._vocabulary.think_id and not (self.thinking or self._begun or self._sealed):
             # Emitted by the model itself: templates of R1's first weeks and R1-Zero do not open the thought.
             if self.thought is Thought.NONE:
                 self.thought = Thought.UNTERMINATED

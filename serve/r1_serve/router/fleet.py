@@ -78,10 +78,16 @@ class Fleet(rpc.FleetServicer):
         return rank
 
     async def _read_frames(self, rank: Rank, messages: AsyncIterator[pb.WorkerMessage]) -> None:
+        sequence = 0
         async for message in messages:
             if not message.HasField("frame"):
                 raise BadFrame("after hello only frames may come, and hello once")
-            strays = self._ranks.on_frame(rank, message.frame)
+            frame = message.frame
+            if frame.sequence:
+                sequence += 1
+                if frame.sequence != sequence:
+                    raise BadFrame(f"frame {frame.sequence} came where {sequence} was due: tokens are lost or repeated")
+            strays = self._ranks.on_frame(rank, frame)
             if strays:
                 self._metrics.stray_deltas.inc(strays)
 

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from r1_serve.errors import R1Error
 from r1_serve.router.choice import Thought
+from r1_serve.router.histogram import LoopHistogram
 from r1_serve.router.ranks import Ranks
 from r1_serve.router.usage import Usage
 
@@ -29,6 +30,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        self._made: dict[tuple[str, str], ModelMetrics] = {}
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, registry=registry)
@@ -45,20 +47,36 @@ class Metrics:
         self.choices = counter("r1_choices_total", "Completed choices by finish reason", "model", "finish_reason")
         self.thoughts = counter("r1_thoughts_total", "Completed choices by how their thought went", "model", "thought")
         self.stray_deltas = counter("r1_stray_deltas_total", "Deltas for requests no longer known here")
+        self.thoughts_closed = counter(
+            "r1_thoughts_closed_total", "Thoughts closed by the router: budget or loop", "model", "cause"
+        )
+        self.migrations = counter("r1_migrations_total", "Generations that lost their rank, by outcome", "outcome")
+        for outcome in ("resumed", "no_worker", "poison", "abandoned"):
+            self.migrations.labels(outcome)
+        self.migration_wait = Histogram(
+            "r1_migration_wait_seconds", "Loss of a rank to resubmission", registry=registry, buckets=_TO_AN_HOUR
+        )
         self.time_to_first_token = histogram("r1_time_to_first_token_seconds", "Arrival to the first token of a choice")
         self.time_to_first_answer_token = histogram(
             "r1_time_to_first_answer_token_seconds", "Arrival to the first token after the thought"
         )
         self.thinking = histogram("r1_thinking_seconds", "First token to the end of the thought")
-        self.inter_token_latency = histogram("r1_inter_token_latency_seconds", "Time between tokens", _STEPS)
+        self.inter_token_latency = LoopHistogram(
+            "r1_inter_token_latency_seconds", "Time between tokens", "model", _STEPS
+        )
+        registry.register(self.inter_token_latency)
         self.queue_time = histogram("r1_queue_time_seconds", "Wait in the engine before its first step")
         self.request_duration = histogram("r1_request_duration_seconds", "Arrival to the last token, admitted requests")
 
     def outcome(self, model: str, error: R1Error | None) -> None:
         self.requests.labels(model, error.reason if error else "ok").inc()
 
-    def of(self, model: str) -> ModelMetrics:
-        return ModelMetrics(self, model)
+    def of(self, model: str, tenant: str = DEFAULT_TENANT) -> ModelMetrics:
+        """Made once a model and tenant: a tenants file names few."""
+        key = model, tenant
+        if key not in self._made:
+            self._made[key] = ModelMetrics(self, model, tenant)
+        return self._made[key]
 
     def watch(self, ranks: Ranks, models: Iterable[str]) -> None:
         """Add the gauges of the attached ranks, read when scraped."""
@@ -66,15 +84,17 @@ class Metrics:
 
 
 class ModelMetrics:
-    """One model's series, labels resolved once: nothing is looked up for a token."""
+    """One model's and tenant's series, labels resolved once: nothing is looked up for a token."""
 
-    def __init__(self, metrics: Metrics, model: str) -> None:
-        tenant = DEFAULT_TENANT
+    def __init__(self, metrics: Metrics, model: str, tenant: str) -> None:
         self._prompt_tokens = metrics.prompt_tokens.labels(model, tenant)
         self._cached_tokens = metrics.cached_tokens.labels(model, tenant)
         self._reasoning_tokens = metrics.reasoning_tokens.labels(model, tenant)
         self._answer_tokens = metrics.answer_tokens.labels(model, tenant)
         self._thoughts = {thought: metrics.thoughts.labels(model, thought.value) for thought in Thought}
+        self._closed = {
+            cause: metrics.thoughts_closed.labels(model, cause.value) for cause in (Thought.BUDGET, Thought.LOOP)
+        }
         self._choices = {reason: metrics.choices.labels(model, reason) for reason in ("stop", "length")}
         self._time_to_first_token = metrics.time_to_first_token.labels(model)
         self.time_to_first_answer_token = metrics.time_to_first_answer_token.labels(model)
@@ -92,6 +112,9 @@ class ModelMetrics:
         self._choices[finish_reason].inc()
         if thought is not Thought.NONE:
             self._thinking.observe(thinking_seconds)
+
+    def closed(self, cause: Thought) -> None:
+        self._closed[cause].inc()
 
     def request(self, usage: Usage) -> None:
         """An admitted request has ended, well or not: its tokens were computed either way."""

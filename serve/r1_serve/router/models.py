@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from r1_cluster.plan import Plan
+from r1_cluster.routing.budget import BudgetRules
 
 from r1_serve.checkpoint import Checkpoint
 from r1_serve.errors import InvalidRequest, StartupError, UnknownModel
@@ -24,8 +25,12 @@ class ServedModel:
     prompts: Prompts
     vocabulary: Vocabulary
     opens_thought: bool
+    closing_ids: tuple[int, ...]  # ends a thought: </think> and the blank line; empty where the model does not think
     max_model_len: int
     default_max_tokens: int
+    max_queued_requests: int
+    max_queue_seconds: float
+    budget_rules: BudgetRules
     created: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
@@ -43,6 +48,8 @@ class ServedModel:
         vocabulary = Vocabulary.of(checkpoint)
         if not models[0].reasoning:
             vocabulary = Vocabulary(vocabulary.token_bytes, vocabulary.control, None, None)
+        closing_ids = _closing(checkpoint, vocabulary)
+        rules = plans[0].limits.thinking
         return cls(
             name=models[0].name,
             aliases=tuple(dict.fromkeys(alias for model in models for alias in model.aliases)),
@@ -50,9 +57,19 @@ class ServedModel:
             prompts=prompts,
             vocabulary=vocabulary,
             opens_thought=prompts.opens_thought and models[0].reasoning,
+            closing_ids=closing_ids,
             max_model_len=min(plan.engine.max_model_len for plan in plans),
             default_max_tokens=min(plan.limits.default_max_tokens for plan in plans),
+            max_queued_requests=min(plan.limits.max_queued_requests for plan in plans),
+            max_queue_seconds=min(plan.limits.max_queue_seconds for plan in plans),
+            budget_rules=rules.model_copy(update={"closing_tokens": max(rules.closing_tokens, len(closing_ids))}),
         )
+
+
+def _closing(checkpoint: Checkpoint, vocabulary: Vocabulary) -> tuple[int, ...]:
+    if vocabulary.think_end_id is None:
+        return ()
+    return (vocabulary.think_end_id, *checkpoint.plain.encode("\n\n", add_special_tokens=False).ids)
 
 
 class Catalog:

@@ -13,10 +13,13 @@ from google.protobuf.message import DecodeError
 
 from r1_serve.errors import BodyTooLarge, InternalError, InvalidRequest, R1Error
 from r1_serve.protos import reasoning_pb2 as pb
+from r1_serve.router import status
 from r1_serve.router.call import Call, Event, Finished
 from r1_serve.router.choice import Kind
 from r1_serve.router.request_id import HEADER, request_id
 from r1_serve.router.service import Service
+from r1_serve.router.tenants import bearer
+from r1_serve.router.usage import Usage
 from r1_serve.router.validate import check
 
 logger = logging.getLogger(__name__)
@@ -59,7 +62,7 @@ class Reasoning:
                 request = check(_body(data, self._service.settings.max_body_bytes)).request()
             except R1Error as e:
                 raise self._service.refused(e) from None
-            call = await self._service.open(request, own_id, context.time_remaining())
+            call = await self._service.open(request, own_id, context.time_remaining(), _key(context))
             try:
                 await self._stream(call, context)
             finally:
@@ -81,7 +84,8 @@ class Reasoning:
                 await context.write(_message(event))
             if len(self._service.calls) > COALESCE_ABOVE_CALLS and not call.ended:
                 await asyncio.sleep(COALESCE_S)
-        await context.write(pb.ChatEvent(usage=pb.Usage(**dataclasses.asdict(call.usage()))))
+        context.set_trailing_metadata((("r1-route", call.route),))
+        await context.write(pb.ChatEvent(usage=_usage(call.usage())))
 
     async def models(self, _: pb.ModelsRequest, context: grpc.aio.ServicerContext) -> pb.ModelsResponse:
         return pb.ModelsResponse(
@@ -115,11 +119,24 @@ class Reasoning:
         return pb.StatusResponse(version=version("r1-serve"), ready=self._service.ready, ranks=ranks)
 
 
+def _key(context: grpc.aio.ServicerContext) -> str | None:
+    sent = dict(context.invocation_metadata() or ())
+    return bearer(sent.get("authorization")) or sent.get("x-api-key")
+
+
 def _message(event: Event) -> pb.ChatEvent:
     if isinstance(event, Finished):
-        return pb.ChatEvent(finished=pb.Finished(index=event.index, finish_reason=event.reason))
+        thought = event.thought.value
+        finished = pb.Finished(index=event.index, finish_reason=event.reason, thinking_finish_reason=thought)
+        return pb.ChatEvent(finished=finished)
     delta = pb.Delta(index=event.index, text=event.text)
     return pb.ChatEvent(thinking=delta) if event.kind is Kind.THINKING else pb.ChatEvent(answer=delta)
+
+
+def _usage(usage: Usage) -> pb.Usage:
+    fields = dataclasses.asdict(usage)
+    budget = fields.pop("thinking_budget")
+    return pb.Usage(**fields, thinking_budget_asked=budget["asked"], thinking_budget_applied=budget["applied"])
 
 
 def _body(data: bytes, limit: int) -> dict[str, Any]:
@@ -136,9 +153,9 @@ def _body(data: bytes, limit: int) -> dict[str, Any]:
     return body
 
 
-def trailers(error: R1Error) -> tuple[tuple[str, str], ...]:
-    """The error's particulars as trailing metadata, ASCII as gRPC demands."""
-    named = [("r1-reason", error.reason)]
+def trailers(error: R1Error) -> tuple[tuple[str, str | bytes], ...]:
+    """The error's particulars as trailing metadata, ASCII as gRPC demands, and as gRPC's own rich status."""
+    named: list[tuple[str, str | bytes]] = [("r1-reason", error.reason), (status.KEY, status.status_details(error))]
     if error.field:
         named.append(("r1-field", error.field.encode("ascii", "backslashreplace").decode()))
     if error.retry_after is not None:

@@ -26,8 +26,8 @@ class Work(Protocol):
 
     def fail(self, error: R1Error) -> None: ...
 
-    def lost(self, error: WorkerLost) -> None:
-        """The rank is gone."""
+    def lost(self, error: WorkerLost, *, blamed: bool) -> None:
+        """The rank is gone; ``blamed``: it did not go of its own will, so this work may be what killed it."""
 
 
 class Rank:
@@ -48,6 +48,11 @@ class Rank:
     def in_flight(self) -> int:
         return len(self._work)
 
+    @property
+    def has_seat(self) -> bool:
+        """Whether one more request would run at once instead of waiting in the engine."""
+        return len(self._work) < self.hello.capacity.max_num_seqs
+
     def view(self) -> RankView:
         return RankView(
             worker_id=self.hello.worker_id,
@@ -61,6 +66,7 @@ class Rank:
             step_time_s=self.load.step_time_us / 1e6,
             draining=self.draining,
             last_pick=self.last_pick,
+            gang_id=self.hello.gang_id,
         )
 
     def submit(self, work: Work) -> int:
@@ -76,6 +82,10 @@ class Rank:
 
     def on_frame(self, frame: pb.Frame) -> int:
         """The token path: all of a step's tokens in one pass. Returns how many deltas were for no known request."""
+        # First: work that a leaving rank gives back must not be sent to it again.
+        self.draining = frame.draining
+        if frame.HasField("load"):
+            self.load = frame.load
         strays = 0
         for delta in frame.deltas:
             work = self._work.get(delta.request_id)
@@ -91,26 +101,26 @@ class Rank:
                 continue
             if last:
                 self._work.pop(delta.request_id, None)
-        if frame.HasField("load"):
-            self.load = frame.load
-        self.draining = frame.draining
         return strays
 
     def lose(self, error: WorkerLost) -> None:
         """The stream is gone: so is everything on it."""
         work, self._work = self._work, {}
         for item in work.values():
-            item.lost(error)
+            item.lost(error, blamed=not self.draining)
 
 
 class Ranks:
     """All attached ranks by worker id. ``on_change`` is called after every attach, detach and change of draining."""
 
-    def __init__(self, on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, on_change: Callable[[], None] = lambda: None, on_leave: Callable[[Rank], None] = lambda _: None
+    ) -> None:
         self._ranks: dict[str, Rank] = {}
         self._arrivals: dict[str, asyncio.Event] = {}
         self._picks = 0
         self.on_change = on_change
+        self.on_leave = on_leave  # called before what was on the rank is lost
 
     def __iter__(self) -> Iterator[Rank]:
         return iter(self._ranks.values())
@@ -123,49 +133,60 @@ class Ranks:
             )
         rank = Rank(hello, plan, self._slot(hello))
         self._ranks[hello.worker_id] = rank
-        self._arrival(hello.model).set()
-        self.on_change()
+        self._changed(hello.model)
         return rank
 
     def detach(self, rank: Rank, why: str) -> None:
         self._ranks.pop(rank.hello.worker_id, None)
-        if not self.of(rank.hello.model):
-            self._arrival(rank.hello.model).clear()
+        self.on_leave(rank)
         rank.lose(WorkerLost(f"the worker that held this request is gone ({why}); send it again", retry_after=1.0))
-        self.on_change()
+        self._changed(rank.hello.model)
 
     def on_frame(self, rank: Rank, frame: pb.Frame) -> int:
         was_draining = rank.draining
         strays = rank.on_frame(frame)
         if rank.draining != was_draining:
-            self.on_change()
+            self._changed(rank.hello.model)
         return strays
 
     def of(self, model: str) -> list[Rank]:
         return [rank for rank in self if rank.hello.model == model]
+
+    def usable(self, model: str) -> list[Rank]:
+        """The ranks of whole gangs that stay: a gang steps together or not at all, so without one rank the others hang
+        until it is restarted."""
+        gangs: dict[str, list[Rank]] = {}
+        for rank in self.of(model):
+            gangs.setdefault(rank.hello.gang_id, []).append(rank)
+        return [
+            rank
+            for gang in gangs.values()
+            if len({r.hello.rank for r in gang}) == gang[0].hello.gang_size and not any(r.draining for r in gang)
+            for rank in gang
+        ]
 
     def picked(self, rank: Rank) -> None:
         self._picks += 1
         rank.last_pick = self._picks
 
     def ready(self, model: str) -> bool:
-        """Whether at least one whole gang is attached and not draining: a gang steps together or not at all."""
-        gangs: dict[str, set[int]] = {}
-        for rank in self.of(model):
-            if not rank.draining:
-                present = gangs.setdefault(rank.hello.gang_id, set())
-                present.add(rank.hello.rank)
-                if len(present) == rank.hello.gang_size:
-                    return True
-        return False
+        """Whether at least one whole gang is attached and not draining."""
+        return bool(self.usable(model))
 
     async def wait_for(self, model: str, timeout_s: float) -> None:
-        """Return when a rank of ``model`` is attached, at the latest after ``timeout_s``."""
+        """Return when a gang of ``model`` is whole, at the latest after ``timeout_s``."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._arrival(model).wait()
         except TimeoutError:
             return
+
+    def _changed(self, model: str) -> None:
+        if self.ready(model):
+            self._arrival(model).set()
+        else:
+            self._arrival(model).clear()
+        self.on_change()
 
     def _arrival(self, model: str) -> asyncio.Event:
         return self._arrivals.setdefault(model, asyncio.Event())

@@ -19,7 +19,8 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """None means: the checkpoint's default. ``max_tokens`` holds thinking and answer together.
+    """None means: the checkpoint's default. ``max_tokens`` holds thinking and answer together,
+    ``thinking_token_budget`` the thinking (-1: unlimited). ``loop_guard``: whether a thought in a loop is closed.
 
     ``model`` is empty where the client named none. ``stop`` strings are matched in the answer only.
     """
@@ -37,3 +38,5 @@ class ChatRequest:
     max_tokens: int | None = None
     n: int = 1
     stop: tuple[str, ...] = ()
+    thinking_token_budget: int | None = None
+    loop_guard: bool = True

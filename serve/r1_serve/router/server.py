@@ -24,6 +24,7 @@ from r1_serve.protos import fleet_pb2, fleet_pb2_grpc
 from r1_serve.router.announce import announce
 from r1_serve.router.fleet import Fleet
 from r1_serve.router.http.app import application
+from r1_serve.router.http.wire import WiredProtocol
 from r1_serve.router.metrics import Metrics
 from r1_serve.router.models import Catalog
 from r1_serve.router.north import SERVICE, Reasoning
@@ -84,6 +85,7 @@ class Router:
         self.ranks = Ranks(on_change=self._changed)
         self.metrics.watch(self.ranks, self.catalog.models)
         self.service = Service(self.catalog, self.ranks, chosen, self.metrics, settings)
+        self.ranks.on_leave = self.service.desk.left
         self.http_port = self.grpc_port = 0
         self._health = health_aio.HealthServicer()
         self._publishing: set[asyncio.Task[None]] = set()
@@ -136,6 +138,7 @@ class Router:
         await self._grpc.start()
 
     def _changed(self) -> None:
+        self.service.desk.look()
         task = asyncio.get_running_loop().create_task(self._publish_health())
         self._publishing.add(task)
         task.add_done_callback(self._publishing.discard)
@@ -153,7 +156,7 @@ class _Http(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,  # type: ignore[arg-type]
-                http="httptools",
+                http=WiredProtocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,

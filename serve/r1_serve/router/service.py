@@ -6,30 +6,34 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from r1_cluster.routing import Demand, Policy
+from r1_cluster.routing import Policy
+from r1_cluster.routing.admission import Arrival
+from r1_cluster.routing.budget import Asked, Budget
 
-from r1_serve.errors import ContextLengthExceeded, FleetSaturated, NoWorkers, R1Error, RouterStopping
+from r1_serve.errors import ContextLengthExceeded, InvalidRequest, NoWorkers, R1Error, RouterStopping
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.router.call import Call
 from r1_serve.router.choice import Choice
+from r1_serve.router.desk import Desk
 from r1_serve.router.generation import Generation
+from r1_serve.router.limits import ThoughtLimit, enforced
 from r1_serve.router.metrics import NO_MODEL, Metrics
+from r1_serve.router.migrations import Migrations
 from r1_serve.router.models import Catalog, ServedModel
 from r1_serve.router.ranks import Rank, Ranks
 from r1_serve.router.request import ChatRequest
+from r1_serve.router.tenants import TenantsFile
 from r1_serve.settings import RouterSettings
 
 logger = logging.getLogger(__name__)
 
-# What a refused client is told to wait, from the time requests take: between a second and a minute.
-_MIN_RETRY_S, _MAX_RETRY_S = 1.0, 60.0
-_SMOOTHING = 0.1
+_RETRY_S = 1.0  # what a client is told to wait for a worker
 
 
 class Service:
-    """Opens calls: normalise, tokenise, check the room, pick a rank a choice, submit."""
+    """Opens calls: whose it is, normalise, tokenise, have it admitted, submit each choice to its rank."""
 
     def __init__(
         self,
@@ -47,21 +51,28 @@ class Service:
         self.stopping = False
         self.calls: set[Call] = set()
         self._idle = asyncio.Event()  # set when the last call of a stopping router ends
-        self._policy = policy
+        self.tenants = TenantsFile(settings.tenants, clock)
+        self.desk = Desk(catalog, ranks, policy, clock)
         self._clock = clock
-        self._of_model = {name: metrics.of(name) for name in catalog.models}
-        self._mean_duration_s = dict.fromkeys(catalog.models, _MIN_RETRY_S)
+        self.migrations = Migrations(self._move, metrics, clock, settings.resume_wait_s)
+        self.desk.begun_first = self.migrations.look
+        for name in catalog.models:
+            metrics.of(name)  # its series are there from the start
 
     @property
     def ready(self) -> bool:
         """Whether every model has a whole gang."""
         return not self.stopping and all(self.ranks.ready(name) for name in self.catalog.models)
 
-    async def open(self, request: ChatRequest, request_id: str, timeout_s: float | None = None) -> Call:
-        """Start ``request``; it ends after ``timeout_s`` or the settings' limit, whichever is less. Raises R1Error."""
+    async def open(
+        self, request: ChatRequest, request_id: str, timeout_s: float | None = None, key: str | None = None
+    ) -> Call:
+        """Let ``request`` in; it ends after ``timeout_s`` or the settings' limit, whichever is less. ``key`` is the
+        client's API key. Raises R1Error."""
         if self.stopping:
             raise self.refused(RouterStopping("this router is stopping: send the request to another", retry_after=1.0))
         try:
+            tenant = self.tenants.of_key(key)
             model = self.catalog.resolve(request.model)
         except R1Error as e:
             raise self.refused(e) from None
@@ -70,6 +81,7 @@ class Service:
             request_id,
             request,
             model,
+            tenant,
             timeout_s=limit if timeout_s is None else min(limit, timeout_s),
             created=int(time.time()),
             clock=self._clock,
@@ -77,7 +89,7 @@ class Service:
         )
         self.calls.add(call)
         try:
-            await self._start(call, model)
+            await self._start(call)
         except R1Error as e:
             call.fail(e)
             raise
@@ -101,53 +113,67 @@ class Service:
         self.metrics.outcome(NO_MODEL, error)
         return error
 
-    async def _start(self, call: Call, model: ServedModel) -> None:
-        request = call.request
+    async def _start(self, call: Call) -> None:
+        request, model, tenant = call.request, call.model, call.tenant
         prompt = await model.prompts.encode(request.messages)
         sampling = _sampling(request, model, len(prompt))
-        demand = Demand(len(prompt), sampling.max_tokens)
-        if not self.ranks.of(model.name):
+        asked = request.thinking_token_budget
+        if asked is not None and not model.closing_ids:
+            raise InvalidRequest(f"{model.name} does not think: leave it out", field="thinking_token_budget")
+        if not self.ranks.ready(model.name):
             await self.ranks.wait_for(model.name, self.settings.worker_wait_s)
         if call.error is not None:  # its deadline passed, or the router stopped, meanwhile
             raise call.error
-        for index in range(request.n):
-            rank = self._pick(call, demand)
+        if not self.ranks.ready(model.name):
+            raise NoWorkers(f"no worker serves {model.name} now: retry, or see /ready", retry_after=_RETRY_S)
+        arrival = Arrival(
+            tenant,
+            model.name,
+            len(prompt),
+            sampling.max_tokens,
+            asked=Asked(tokens=asked),
+            n=request.n,
+            deadline=call.deadline,
+            opens_thought=model.opens_thought,
+            chain=self.desk.chain(model, prompt, tenant.cache_salt),
+        )
+        call.prompt_tokens = len(prompt)
+        self.desk.admit(call, arrival, lambda ranks, budget: self._begin(call, prompt, sampling, ranks, budget))
+
+    def _begin(
+        self, call: Call, prompt: list[int], sampling: pb.Sampling, ranks: Sequence[Rank], budget: Budget
+    ) -> None:
+        """The call's turn has come."""
+        request, model = call.request, call.model
+        metrics = self.metrics.of(model.name, call.tenant.name)
+        call.budget = enforced(request.thinking_token_budget, budget, sampling.max_tokens, len(model.closing_ids))
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("request %s: budget %s; %s", call.request_id, budget.explain(), call.route)
+        for index, rank in enumerate(ranks):
             choice = Choice(model.vocabulary, thinking=model.opens_thought, stop=request.stop)
             own = pb.Sampling()
             own.CopyFrom(sampling)
             if request.seed is not None:
                 own.seed = _wrapped(request.seed + index)  # else all choices would be the same
-            generation = Generation(call, index, prompt, own, choice, self._of_model[model.name])
+            limit = ThoughtLimit(call.budget.applied, guard=request.loop_guard, closing_ids=model.closing_ids)
+            salt = call.tenant.cache_salt
+            generation = Generation(call, index, prompt, own, choice, metrics, self.migrations, limit, salt)
             call.generations.append(generation)
-            call.prompt_tokens = len(prompt)
             generation.start(rank)
 
-    def _pick(self, call: Call, demand: Demand) -> Rank:
-        model = call.model
-        ranks = self.ranks.of(model.name)
-        choice = self._policy.choose(demand, [rank.view() for rank in ranks])
-        if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("request %s: %s", call.request_id, choice.explain())
-        if choice.rank is not None:
-            picked = choice.rank.worker_id
-            rank = next(rank for rank in ranks if rank.hello.worker_id == picked)
-            self.ranks.picked(rank)
-            return rank
-        if not any(not rank.draining for rank in ranks):
-            raise NoWorkers(f"no worker serves {model.name} now: retry, or see /ready", retry_after=_MIN_RETRY_S)
-        seats = sum(rank.hello.capacity.max_num_seqs for rank in ranks) or 1
-        wait = min(_MAX_RETRY_S, max(_MIN_RETRY_S, self._mean_duration_s[model.name] / seats))
-        raise FleetSaturated(f"every worker of {model.name} has a full queue: retry in {wait:.0f} s", retry_after=wait)
+    def _move(self, generation: Generation, avoid: Rank | None) -> Rank:
+        return self.desk.move(generation.call, generation.index, avoid)
 
     def _ended(self, call: Call, error: R1Error | None) -> None:
         self.calls.discard(call)
+        self.desk.ended(call)
         if self.stopping and not self.calls:
             self._idle.set()
         name = call.model.name
         self.metrics.outcome(name, error)
         if call.generations:
             usage = call.usage()
-            self._of_model[name].request(usage)
+            self.metrics.of(name, call.tenant.name).request(usage)
             logger.info(
                 "request %s: %s of %s, %d prompt, %d reasoning and %d answer tokens in %.2f s",
                 call.request_id,
@@ -158,9 +184,6 @@ class Service:
                 usage.answer_tokens,
                 usage.total_seconds,
             )
-            if error is None:
-                mean = self._mean_duration_s[name]
-                self._mean_duration_s[name] = mean + _SMOOTHING * (usage.total_seconds - mean)
 
 
 def _sampling(request: ChatRequest, model: ServedModel, prompt_tokens: int) -> pb.Sampling:

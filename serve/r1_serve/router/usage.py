@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from r1_serve.router.limits import UNLIMITED, Budget
+
 if TYPE_CHECKING:
     from r1_serve.router.call import Call
 
@@ -27,6 +29,8 @@ class Usage:
     time_to_first_answer_token_seconds: float = 0.0
     thinking_seconds: float = 0.0
     total_seconds: float = 0.0
+    longest_thought_tokens: int = 0  # of the choices: what is held against the budget
+    thinking_budget: Budget = UNLIMITED  # of each choice
 
     @classmethod
     def of(cls, call: Call) -> Usage:
@@ -43,5 +47,7 @@ class Usage:
             time_to_first_token_seconds=first - start,
             time_to_first_answer_token_seconds=first_answer - start,
             thinking_seconds=max((g.thinking_seconds for g in generations), default=0.0),
+            longest_thought_tokens=max((g.choice.reasoning_tokens for g in generations), default=0),
+            thinking_budget=call.budget,
             total_seconds=(call.ended_at if call.ended_at is not None else call.clock()) - start,
         )

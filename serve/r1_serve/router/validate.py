@@ -142,6 +142,8 @@ class ChatBody(_Strict):
         | None,
         BeforeValidator(_listed),
     ] = None
+    thinking_token_budget: int | None = Field(default=None, ge=-1, lt=1 << 31)
+    loop_guard: bool | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
 
@@ -165,6 +167,8 @@ class ChatBody(_Strict):
             max_tokens=self.max_tokens or self.max_completion_tokens,
             n=self.n or 1,
             stop=tuple(self.stop or ()),
+            thinking_token_budget=self.thinking_token_budget,
+            loop_guard=self.loop_guard is not False,
         )
 
 

@@ -67,6 +67,7 @@ class _Stream:
 
     def __init__(self) -> None:
         self._frames: asyncio.Queue[pb.Frame | None] = asyncio.Queue()
+        self._sequence = 0
 
     def send(self, frame: pb.Frame) -> None:
         self._frames.put_nowait(frame)
@@ -77,6 +78,8 @@ class _Stream:
     async def messages(self, hello: pb.Hello) -> AsyncIterator[pb.WorkerMessage]:
         yield pb.WorkerMessage(hello=hello)
         while (frame := await self._frames.get()) is not None:
+            self._sequence += 1
+            frame.sequence = self._sequence
             yield pb.WorkerMessage(frame=frame)
 
 

@@ -18,6 +18,7 @@ from r1_serve.protos import fleet_pb2 as pb
 logger = logging.getLogger(__name__)
 
 ENGINE_DEAD = "the engine stopped; its gang restarts"
+LEAVING = "this rank is leaving; go on elsewhere"
 
 _FINISH = {
     "stop": pb.FINISH_STOP,
@@ -61,6 +62,7 @@ class Generations:
         self._sequence = 0
         self._last_step: float | None = None
         self._load = pb.Load()
+        self._idle = asyncio.Event()
         self.draining = False
 
     def serve(self, engine: Engine) -> None:
@@ -81,6 +83,9 @@ class Generations:
         if self._engine is None:
             self._refuse(outbox, submit.request_id, pb.FINISH_ERROR, ENGINE_DEAD)
             return
+        if self.draining:  # it was sent before the router knew
+            self._refuse(outbox, submit.request_id, pb.FINISH_ABORT, LEAVING)
+            return
         if key in self._live:
             self._refuse(outbox, submit.request_id, pb.FINISH_REJECTED, "this request id is already running")
             return
@@ -90,7 +95,7 @@ class Generations:
             prompt, params = engine_request(submit)
             live.collector = await self._engine.add_request(live.engine_id, prompt, params, priority=submit.priority)
         except Exception as e:
-            self._live.pop(key, None)
+            self._forget(key)
             rejected = _is_refusal(e)
             logger.log(logging.INFO if rejected else logging.ERROR, "request not started: %s", e)
             text = " ".join(str(e).split())[:500] if rejected else ENGINE_DEAD
@@ -98,7 +103,7 @@ class Generations:
 
     async def abort(self, outbox: Outbox, request_id: int) -> None:
         """Stop a request; nothing more is sent for it. Unknown ids have just finished and are passed over."""
-        live = self._live.pop((outbox, request_id), None)
+        live = self._forget((outbox, request_id))
         if live is not None and self._engine is not None:
             await self._engine.abort(live.engine_id)
 
@@ -120,17 +125,56 @@ class Generations:
                     continue
                 delta = _delta(live, output)
             if delta.finish != pb.FINISH_NONE:
-                del self._live[key]
+                self._forget(key)
             deltas.setdefault(live.outbox, []).append(delta)
         for outbox, found in deltas.items():
             outbox.send(self._frame(found))
 
     def fail(self) -> None:
-        """The engine died: every request ends with FINISH_ERROR, so that routers can try elsewhere."""
+        """The engine died: every request ends with FINISH_ERROR, so that routers go on with it elsewhere, and this rank
+        takes no more."""
         self._engine = None
-        for live in self._live.values():
-            self._refuse(live.outbox, live.request_id, pb.FINISH_ERROR, ENGINE_DEAD)
-        self._live.clear()
+        self.draining = True
+        told = {live.outbox for live in self._live.values()}
+        self._give_back(pb.FINISH_ERROR, ENGINE_DEAD)
+        for outbox in self._outboxes:
+            if outbox not in told:
+                outbox.send(self._frame([]))
+
+    async def drain(self, grace_s: float) -> None:
+        """Take nothing new; what does not finish within ``grace_s`` seconds goes back to its router."""
+        self.draining = True
+        self.announce()
+        if self._live:
+            self._idle.clear()
+            try:
+                async with asyncio.timeout(grace_s):
+                    await self._idle.wait()
+            except TimeoutError:
+                await self._hand_over()
+
+    async def _hand_over(self) -> None:
+        engine, running = self._engine, [live.engine_id for live in self._live.values()]
+        self._give_back(pb.FINISH_ABORT, LEAVING)
+        if engine is None:
+            return
+        for engine_id in running:
+            try:
+                await engine.abort(engine_id)
+            except Exception as e:  # its engine is about to end anyway, and the requests are already elsewhere
+                logger.warning("not aborted while leaving: %s", e)
+
+    def _give_back(self, finish: pb.FinishReason, why: str) -> None:
+        live, self._live = list(self._live.values()), {}
+        for item in live:
+            self._refuse(item.outbox, item.request_id, finish, why)
+        self._idle.set()
+
+    def _forget(self, key: tuple[Outbox, int]) -> _Live | None:
+        live = self._live.pop(key, None)
+        if not self._live:
+            self._idle.set()
+        return live
 
     async def beat(self, interval_s: float = 1.0) -> None:
         """Send every router the load from time to time, so that an idle rank's is fresh."""

@@ -29,6 +29,7 @@ class Rank:
         settings = WorkerSettings.model_validate_json(settings_json)
         gang = await gangs.join(pool.layout.accelerators_per_rank)
         gangs.bind(gang)
+        self._drain_s = settings.drain_s
         self._generations = Generations()
         self._engine = engines.start(
             engines.engine_arguments(plan, pool, gang), gang.placement_group, self._generations.step
@@ -55,10 +56,9 @@ class Rank:
         """Called by Serve once, before it ends the replica."""
         if not hasattr(self, "_tasks"):
             return
-        self._generations.draining = True
-        self._generations.announce()
         for task in self._tasks:
             task.cancel()
+        await self._generations.drain(self._drain_s)
         await self._attachments.leave()
         self._engine.shutdown()
 

@@ -3,8 +3,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import pytest
-from r1_cluster.routing import POLICIES, Demand, RankView, least_load, policy
+from r1_cluster.routing import Demand, RankView, policy
 
 DEMAND = Demand(prompt_tokens=100, max_tokens=1000)
 
@@ -14,7 +13,7 @@ def rank(worker_id: str, **changes: Any) -> RankView:
 
 
 def picked(*ranks: RankView) -> str | None:
-    choice = least_load().choose(DEMAND, ranks)
+    choice = policy("least_load").choose(DEMAND, ranks)
     return choice.rank.worker_id if choice.rank else None
 
 
@@ -55,19 +54,15 @@ def test_a_rank_takes_what_it_runs_and_its_queue_and_no_more() -> None:
 
 
 def test_no_ranks_pick_none() -> None:
-    choice = least_load().choose(DEMAND, ())
+    choice = policy("least_load").choose(DEMAND, ())
     assert choice.rank is None
     assert choice.explain() == "picked none; no ranks"
 
 
 def test_every_choice_explains_itself() -> None:
-    choice = least_load().choose(DEMAND, (rank("a", in_flight=8), rank("b", draining=True), rank("c", in_flight=10)))
+    choice = policy("least_load").choose(
+        DEMAND, (rank("a", in_flight=8), rank("b", draining=True), rank("c", in_flight=10))
+    )
     assert choice.excluded == {"b": "draining", "c": "full"}
     assert choice.scores == {"a": {"few requests": 0.5, "free KV": 0.01}}
     assert choice.explain() == "picked a; a=0.510 (few requests 0.500, free KV 0.010); b out: draining; c out: full"
-
-
-def test_policies_are_found_by_name() -> None:
-    assert policy("least_load") is POLICIES["least_load"]
-    with pytest.raises(ValueError, match="'best': choose one of least_load"):
-        policy("best")

@@ -36,8 +36,10 @@ def hello_of(plan: Plan, worker_id: str, **changes: Any) -> fleet_pb2.Hello:
         gang_size=plan.pools[0].layout.data_parallel_size,
         capacity=fleet_pb2.Capacity(kv_tokens=10_000, max_num_seqs=plan.engine.max_num_seqs, max_model_len=2048),
     )
-    for name, value in changes.items():
-        setattr(hello, name, value)
+    hello.MergeFrom(fleet_pb2.Hello(**changes))
+    for name in changes:
+        if not changes[name]:
+            hello.ClearField(name)
     return hello
 
 
@@ -144,7 +146,7 @@ async def world_of() -> AsyncIterator[Callable[..., Awaitable[World]]]:
     worlds: list[World] = []
 
     async def make(plans: Sequence[Plan] = (PLAN,), **settings: Any) -> World:
-        values = {"http_port": 0, "grpc_port": 0, "drain_s": 0.0, "worker_wait_s": 0.0} | settings
+        values = {"http_port": 0, "grpc_port": 0, "drain_s": 0.0, "worker_wait_s": 0.0, "resume_wait_s": 0.0} | settings
         router = Router(plans, RouterSettings(**values), CollectorRegistry())
         await router.start()
         worlds.append(World(router))

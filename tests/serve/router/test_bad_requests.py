@@ -108,7 +108,7 @@ async def test_a_fault_of_ours_shows_its_request_id_and_nothing_else(
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr(world.router.service, "_pick", broken)
+    monkeypatch.setattr(world.router.service.desk, "admit", broken)
     response = await http.post(URL, json={"messages": ASK})
     assert response.status_code == 500
     assert "secret" not in response.text

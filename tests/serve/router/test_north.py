@@ -156,7 +156,7 @@ async def test_a_fault_of_ours_shows_its_request_id_and_nothing_else(
         raise ZeroDivisionError("secret")
 
     await world.worker()
-    monkeypatch.setattr(world.router.service, "_pick", broken)
+    monkeypatch.setattr(world.router.service.desk, "admit", broken)
     with pytest.raises(grpc.aio.AioRpcError) as fault:
         await events_of(rpc.ReasoningStub(channel).Chat(ask(), metadata=(("x-request-id", "mine"),)))
     assert fault.value.code() is grpc.StatusCode.INTERNAL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -284,3 +285,49 @@ async def test_values_vllm_refuses_never_reach_the_engine(
     assert delta.finish == pb.FINISH_REJECTED
     assert next(iter(field)) in delta.error
     assert engine.collectors == {}
+
+
+async def test_a_draining_rank_finishes_what_it_can_and_takes_nothing_new(
+    generations: Generations, engine: Engine, router: Outbox
+) -> None:
+    await generations.submit(router, submit(7))
+    draining = asyncio.create_task(generations.drain(60))
+    await asyncio.sleep(0)
+    assert router.frames[-1].draining
+    await generations.submit(router, submit(8))
+    assert [(d.request_id, d.finish) for d in router.frames[-1].deltas] == [(8, pb.FINISH_ABORT)]
+    engine.write("1", 10, finish="stop")
+    generations.step(stats(), None)
+    await draining
+    assert [(d.request_id, d.finish) for d in router.frames[-1].deltas] == [(7, pb.FINISH_STOP)]
+    assert engine.aborted == []
+
+
+async def test_what_does_not_finish_in_the_grace_is_handed_over(
+    generations: Generations, engine: Engine, router: Outbox
+) -> None:
+    await generations.submit(router, submit(7))
+    await generations.submit(router, submit(8))
+    await generations.drain(0)
+    given = [(d.request_id, d.finish) for frame in router.frames for d in frame.deltas]
+    assert given == [(7, pb.FINISH_ABORT), (8, pb.FINISH_ABORT)]
+    assert all(frame.draining for frame in router.frames)
+    assert engine.aborted == ["1", "2"]
+    engine.write("1", 10)
+    generations.step(stats(), None)
+    assert [d.request_id for d in router.frames[-1].deltas] == [8]
+
+
+async def test_an_idle_rank_drains_at_once(generations: Generations, router: Outbox) -> None:
+    await generations.drain(60)
+    assert router.frames[-1].draining
+
+
+async def test_a_rank_whose_engine_died_tells_every_router_once_that_it_takes_no_more(
+    generations: Generations, router: Outbox
+) -> None:
+    other = Outbox()
+    generations.open(other)
+    await generations.submit(router, submit(7))
+    generations.fail()
+    assert [frame.draining for outbox in (router, other) for frame in outbox.frames] == [True, True]

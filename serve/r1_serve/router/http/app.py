@@ -35,6 +35,7 @@ def application(service: Service) -> Starlette:
             Route("/health", health, methods=["GET"]),
             Route("/ready", ready, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),
+            *([Route("/debug/routing", routing, methods=["GET"])] if service.settings.debug_routing else []),
         ],
         middleware=[Middleware(_Outermost)],
         exception_handlers={R1Error: _refused, HTTPException: _no_route},
@@ -123,6 +124,17 @@ async def ready(request: Request) -> Response:
         },
     }
     return _json(state, 200 if service.ready else 503)
+
+
+async def routing(request: Request) -> Response:
+    """The last picks and refusals of each model, newest first, with what decided them. No prompt is in here."""
+    service: Service = request.app.state.service
+    return _json(
+        {
+            name: {"queued": service.desk.queued(name), "recent": service.desk.recent(name)}
+            for name in service.catalog.models
+        }
+    )
 
 
 async def metrics(request: Request) -> Response:

@@ -19,7 +19,9 @@ from r1_serve.router.http.body import read_json
 from r1_serve.router.http.errors import error_response
 from r1_serve.router.http.shape import completion_body
 from r1_serve.router.http.sse import DONE, KEEP_ALIVE, Chunks
+from r1_serve.router.http.wire import Wire
 from r1_serve.router.service import Service
+from r1_serve.router.tenants import bearer
 from r1_serve.router.validate import check
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ async def chat_completions(request: Request) -> Response:
             raise InvalidRequest("stream_options: only with stream true", field="stream_options")
     except R1Error as e:
         raise service.refused(e) from None
-    call = await service.open(chat, request.state.request_id, timeout_s)
+    call = await service.open(chat, request.state.request_id, timeout_s, _key(request))
     if not body.stream:
         return _Whole(call)
     options = body.stream_options
@@ -56,6 +58,11 @@ def _timeout(request: Request) -> float | None:
     if not 0 < seconds < math.inf:
         raise InvalidRequest(f"{TIMEOUT_HEADER}: give seconds above 0, not {given[:40]!r}", field=TIMEOUT_HEADER)
     return seconds
+
+
+def _key(request: Request) -> str | None:
+    """OpenAI's header, or Anthropic's."""
+    return bearer(request.headers.get("authorization")) or request.headers.get("x-api-key")
 
 
 @contextlib.asynccontextmanager
@@ -122,13 +129,17 @@ class _Stream(Response):
             ]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             with contextlib.suppress(Cancelled):
-                await self._events(events, send)
+                await self._events(events, scope, send)
 
-    async def _events(self, events: list[Event], send: Send) -> None:
+    async def _events(self, events: list[Event], scope: Scope, send: Send) -> None:
+        """Sends what waits, then sleeps while text goes straight down the wire: until that is full, the keep-alive is
+        due or the call ends."""
         call, chunks = self._call, Chunks(self._call)
+        wire = Wire(scope, chunks)
 
         async def write(data: bytes, *, more: bool = True) -> None:
             await send({"type": "http.response.body", "body": data, "more_body": more})
+            wire.written_at = asyncio.get_running_loop().time()
 
         data = chunks.opening()
         try:
@@ -136,9 +147,10 @@ class _Stream(Response):
                 data += b"".join(map(chunks.event, events))
                 if call.ended and not events:
                     break
-                await write(data or KEEP_ALIVE)
+                if data or wire.idle() >= self._keep_alive_s:
+                    await write(data or KEEP_ALIVE)
                 data = b""
-                events = await call.take(self._keep_alive_s)
+                events = await call.take(self._keep_alive_s - wire.idle(), wire)
         except Cancelled:
             raise
         except R1Error as e:

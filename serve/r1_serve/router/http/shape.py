@@ -12,7 +12,19 @@ from r1_serve.router.usage import Usage
 
 
 def usage_body(usage: Usage) -> dict[str, Any]:
-    """OpenAI's counts, and DeepSeek's two for its clients."""
+    """OpenAI's counts, DeepSeek's two for its clients, and where a thinking budget was asked for, what became of it."""
+    budget = usage.thinking_budget
+    extra = (
+        {}
+        if budget.asked is None and budget.applied is None
+        else {
+            "thinking_budget": {
+                "asked": budget.asked,
+                "applied": budget.applied,
+                "used": usage.longest_thought_tokens,
+            }
+        }
+    )
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -21,16 +33,22 @@ def usage_body(usage: Usage) -> dict[str, Any]:
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "prompt_cache_hit_tokens": usage.cached_tokens,
         "prompt_cache_miss_tokens": usage.prompt_tokens - usage.cached_tokens,
+        **extra,
     }
+
+
+def finish_body(end: Finished) -> dict[str, Any]:
+    """How a choice ended; the second is an extension: complete, empty, unterminated, none, budget, loop."""
+    return {"finish_reason": end.reason, "thinking_finish_reason": end.thought.value}
 
 
 def completion_body(call: Call, events: Iterable[Event]) -> dict[str, Any]:
     """A chat.completion from all events of a call."""
     texts: dict[tuple[int, Kind], list[str]] = {}
-    reasons: dict[int, str] = {}
+    ends: dict[int, Finished] = {}
     for event in events:
         if isinstance(event, Finished):
-            reasons[event.index] = event.reason
+            ends[event.index] = event
         else:
             texts.setdefault((event.index, event.kind), []).append(event.text)
 
@@ -45,7 +63,7 @@ def completion_body(call: Call, events: Iterable[Event]) -> dict[str, Any]:
             "reasoning_content": thinking,
             "reasoning": thinking,
         }
-        return {"index": index, "message": message, "logprobs": None, "finish_reason": reasons[index]}
+        return {"index": index, "message": message, "logprobs": None, **finish_body(ends[index])}
 
     return {
         "id": f"chatcmpl-{call.request_id}",

@@ -10,9 +10,10 @@ from r1_serve.errors import R1Error
 from r1_serve.router.call import Call, Event, Finished
 from r1_serve.router.choice import Kind
 from r1_serve.router.http.errors import error_body
-from r1_serve.router.http.shape import usage_body
+from r1_serve.router.http.shape import finish_body, usage_body
 
 DONE = b"data: [DONE]\n\n"
+_TEXT_END = b'},"finish_reason":null}]}\n\n'
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
@@ -40,12 +41,17 @@ class Chunks:
 
     def event(self, event: Event) -> bytes:
         if isinstance(event, Finished):
-            return self._chunk(event.index, b"{}", b'"%b"' % event.reason.encode())
-        text = orjson.dumps(event.text)
-        if event.kind is Kind.ANSWER:
-            return self._chunk(event.index, b'{"content":%b}' % text, b"null")
+            end = finish_body(event)
+            reason = b'"%b","thinking_finish_reason":"%b"'
+            return self._chunk(event.index, b"{}", reason % tuple(text.encode() for text in end.values()))
+        return self.text(event.index, event.kind, event.text)
+
+    def text(self, index: int, kind: Kind, text: str) -> bytes:
+        written = orjson.dumps(text)
+        if kind is Kind.ANSWER:
+            return self._head % index + b'{"content":' + written + _TEXT_END
         # DeepSeek's clients read the first, vLLM's and newer ones the second.
-        return self._chunk(event.index, b'{"reasoning_content":%b,"reasoning":%b}' % (text, text), b"null")
+        return self._head % index + b'{"reasoning_content":' + written + b',"reasoning":' + written + _TEXT_END
 
     def usage(self) -> bytes:
         return data({**self._common, "choices": [], "usage": usage_body(self._call.usage())})

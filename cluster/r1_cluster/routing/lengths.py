@@ -1,0 +1,177 @@
+"""The length forecast: how much a request will still think and answer, by tenant, model and budget class.
+
+Levels lend to each other: a tenant's own history counts once there is some, before that the model's in the same class,
+before that the model's, before that a prior. Thinking lengths are learnt as if no budget existed (a closed thought is a
+censored one), so a budget's effect is applied, not learnt.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from r1_cluster.routing.survival import Curve, Floats, Histogram, lognormal_hazards
+
+Bools = NDArray[np.bool_]
+
+
+class BudgetClass(StrEnum):
+    """Budgets in four classes: what a user who sets such a budget asks differs."""
+
+    MINIMAL = "minimal"  # up to 1,024 tokens
+    LOW = "low"  # up to 4,096
+    MEDIUM = "medium"  # up to 16,384
+    HIGH = "high"  # above
+
+    @classmethod
+    def of(cls, tokens: int) -> BudgetClass:
+        for limit, name in ((1024, cls.MINIMAL), (4096, cls.LOW), (16384, cls.MEDIUM)):
+            if tokens <= limit:
+                return name
+        return cls.HIGH
+
+
+@dataclass(frozen=True, slots=True)
+class LengthKey:
+    tenant: str
+    model: str
+    budget_class: BudgetClass = BudgetClass.HIGH
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How long a choice was, in tokens. ``closed``: its thought ended by itself; ``finished``: its answer did."""
+
+    thinking_tokens: int
+    answer_tokens: int
+    closed: bool = True
+    finished: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What is believed of a model nobody has used yet: log-normal lengths, by median tokens and log spread."""
+
+    thinking_median: float = 900.0
+    answer_median: float = 350.0
+    sigma: float = 1.1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curves:
+    """Survival of the thought, of the answer, and of both together."""
+
+    thinking: Curve
+    answer: Curve
+    total: Curve
+
+    def survival(
+        self, ahead: Floats, *, generated: Floats, answered: Floats, thinking: Bools, budget: Floats, max_tokens: Floats
+    ) -> Floats:
+        """For N choices where they stand now, the chance to be running after each of H more tokens: N by H.
+
+        While a choice thinks, its total length decides up to the budget, and after that only an answer can follow.
+        """
+        left = np.maximum(0.0, budget - generated)[:, None]
+        free = self.total.survival(generated[:, None], ahead)
+        closed = self.answer.survival(0.0, np.maximum(0.0, ahead - left))
+        thought = np.where(ahead > left, np.minimum(free, closed), free)
+        alive = np.where(thinking[:, None], thought, self.answer.survival(answered[:, None], ahead))
+        return np.where(ahead < (max_tokens - generated)[:, None], alive, 0.0)
+
+    def tokens(self, q: float, *, budget: int, max_tokens: int) -> int:
+        """The length that a share ``q`` of new choices does not exceed, thought within ``budget`` and answer."""
+        bound = min(self.total.quantile(q), budget + self.answer.quantile(q))
+        return min(max_tokens, max(1, round(bound)))
+
+
+class _Level:
+    """Histograms of one key, and its curves as last computed."""
+
+    __slots__ = ("curves", "fresh_until", "histograms")
+
+    def __init__(self, half_life: float) -> None:
+        self.histograms = (Histogram(half_life), Histogram(half_life), Histogram(half_life))
+        self.curves: Curves | None = None
+        self.fresh_until = 0
+
+    def observe(self, outcome: Outcome) -> None:
+        thinking, answer, total = self.histograms
+        thinking.observe(outcome.thinking_tokens, censored=not outcome.closed)
+        if outcome.answer_tokens or outcome.finished:
+            answer.observe(outcome.answer_tokens, censored=not outcome.finished)
+        whole = outcome.closed and outcome.finished
+        total.observe(outcome.thinking_tokens + outcome.answer_tokens, censored=not whole)
+
+
+class LengthForecast:
+    """Learns from outcomes, tells curves. Memory is bounded: the least used tenants' own levels are forgotten."""
+
+    def __init__(
+        self,
+        prior: Prior | None = None,
+        *,
+        half_life: float = 2000.0,
+        strength: float = 2.0,
+        max_keys: int = 1024,
+    ) -> None:
+        """``strength``: how many observations a level's parent counts as."""
+        prior = prior or Prior()
+        self._prior = (
+            lognormal_hazards(prior.thinking_median, prior.sigma),
+            lognormal_hazards(prior.answer_median, prior.sigma),
+            lognormal_hazards(prior.thinking_median + prior.answer_median, prior.sigma),
+        )
+        self._half_life, self._strength, self._max_keys = half_life, strength, max_keys
+        self._levels: OrderedDict[tuple[str, ...], _Level] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._levels)
+
+    def observe(self, key: LengthKey, outcome: Outcome) -> None:
+        for name in _path(key):
+            self._level(name).observe(outcome)
+
+    def merge(self, other: LengthForecast) -> None:
+        """Take in what another router has learnt."""
+        for name, level in other._levels.items():
+            own = self._level(name)
+            for mine, theirs in zip(own.histograms, level.histograms, strict=True):
+                mine.merge(theirs)
+            own.fresh_until = 0
+
+    def curves(self, key: LengthKey) -> Curves:
+        """As of the last few observations: curves are computed anew when a level has grown by a sixteenth."""
+        path = _path(key)
+        own = self._levels.get(path[-1])
+        if own is not None and own.curves is not None and own.histograms[0].observations < own.fresh_until:
+            return own.curves
+        hazards = list(self._prior)
+        for name in path:
+            level = self._levels.get(name)
+            if level is not None:
+                pairs = zip(level.histograms, hazards, strict=True)
+                hazards = [histogram.hazards(above, self._strength) for histogram, above in pairs]
+        curves = Curves(*(Curve.of(h) for h in hazards))
+        if own is not None:
+            seen = own.histograms[0].observations
+            own.curves, own.fresh_until = curves, seen + 1 + min(seen // 16, 64)
+        return curves
+
+    def _level(self, name: tuple[str, ...]) -> _Level:
+        level = self._levels.get(name)
+        if level is None:
+            level = self._levels[name] = _Level(self._half_life)
+            if len(self._levels) > self._max_keys:
+                self._levels.popitem(last=False)
+        self._levels.move_to_end(name)
+        return level
+
+
+def _path(key: LengthKey) -> tuple[tuple[str, ...], ...]:
+    """From the widest level to the key's own."""
+    return (key.model,), (key.model, key.budget_class), (key.model, key.budget_class, key.tenant)

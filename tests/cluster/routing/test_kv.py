@@ -1,0 +1,86 @@
+"""The KV forecast of requests and ranks."""
+
+from __future__ import annotations
+
+import pytest
+from r1_cluster.routing.kv import HORIZONS, NOTHING, Following, KvForecast, KvLedger, Shape, Standing, forecast_new
+from r1_cluster.routing.lengths import LengthForecast, LengthKey, Outcome
+
+KEY = LengthKey("acme", "r1")
+SHAPE = Shape(KEY, prompt_tokens=500, max_tokens=8000, budget=7000)
+
+
+@pytest.fixture
+def lengths() -> LengthForecast:
+    """Every request thinks 2,000 tokens and answers in 200."""
+    known = LengthForecast()
+    for _ in range(300):
+        known.observe(KEY, Outcome(2000, 200))
+    return known
+
+
+@pytest.fixture
+def ledger(lengths: LengthForecast) -> KvLedger:
+    return KvLedger(lengths, refresh_s=1.0)
+
+
+def at(forecast: KvForecast, steps: int) -> float:
+    return forecast.mean[HORIZONS.index(steps)]
+
+
+def test_a_new_request_holds_its_prompt_grows_a_token_a_step_and_ends(lengths: LengthForecast) -> None:
+    forecast = forecast_new(lengths.curves(KEY), SHAPE)
+    assert at(forecast, 0) == 500
+    assert at(forecast, 1024) == pytest.approx(1524, rel=0.05)
+    assert at(forecast, 4096) < 500
+    assert forecast.peak() == pytest.approx(2500, rel=0.2)
+
+
+def test_the_variance_is_largest_where_the_end_is_uncertain(lengths: LengthForecast) -> None:
+    forecast = forecast_new(lengths.curves(KEY), SHAPE)
+    assert forecast.variance[0] == 0
+    assert forecast.peak(deviations=1.0) > forecast.peak()
+
+
+def test_a_rank_holds_what_was_placed_and_no_longer_what_was_removed(ledger: KvLedger) -> None:
+    first = ledger.place("a", SHAPE, Standing(), now=0.0)
+    second = ledger.place("a", SHAPE, Standing(), now=0.0)
+    assert ledger.count("a") == 2
+    assert at(ledger.ahead("a", 0.0), 0) == 1000
+    ledger.remove(first)
+    assert at(ledger.ahead("a", 0.0), 0) == 500
+    ledger.remove(second)
+    ledger.remove(second)
+    assert ledger.ahead("a", 0.0) is NOTHING
+
+
+def test_growth_is_read_once_the_forecast_is_old(ledger: KvLedger) -> None:
+    following = Following()
+    ledger.place("a", SHAPE, following, now=0.0)
+    following.of = Standing(completion_tokens=1800)
+    assert at(ledger.ahead("a", 0.5), 0) == 500
+    assert at(ledger.ahead("a", 1.0), 0) == 2300
+    following.of = Standing(completion_tokens=2150, answer_tokens=150, thinking=False)
+    assert at(ledger.ahead("a", 2.0), 1024) < 100, "an answer that is nearly over frees its cache soon"
+
+
+def test_a_rank_that_is_gone_is_forgotten_with_its_requests(ledger: KvLedger) -> None:
+    number = ledger.place("a", SHAPE, Standing(), now=0.0)
+    ledger.forget("a")
+    ledger.forget("never seen")
+    ledger.remove(number)
+    assert ledger.count("a") == 0
+
+
+def test_two_thoughts_at_different_ages_peak_lower_than_two_at_the_same(ledger: KvLedger) -> None:
+    ledger.place("same", SHAPE, Standing(), now=0.0)
+    ledger.place("same", SHAPE, Standing(), now=0.0)
+    ledger.place("apart", SHAPE, Standing(completion_tokens=1900), now=0.0)
+    ledger.place("apart", SHAPE, Standing(), now=0.0)
+    assert ledger.ahead("apart", 1.0).peak() < ledger.ahead("same", 1.0).peak()
+
+
+def test_forecasts_add_up() -> None:
+    one = KvForecast(tuple(map(float, range(len(HORIZONS)))), (1.0,) * len(HORIZONS))
+    assert (one + one).peak() == one.peak_with(one) == 2 * (len(HORIZONS) - 1)
+    assert one.peak_with(NOTHING, deviations=2.0, shift=10.0) == len(HORIZONS) - 1 + 2 + 10
