@@ -128,9 +128,10 @@ async def test_however_calls_end_nothing_of_them_is_left(world: Any, ids: Any) -
             asking.cancel()
         for outcome in await asyncio.gather(asking, return_exceptions=True):
             if isinstance(outcome, openai.AsyncStream):
+                if number % 4 >= 2:
+                    [_ async for _ in outcome]  # told everything: left sooner, it would count as cancelled
                 await outcome.close()
     await world.until(lambda: not world.router.service.calls)
     assert rank.in_flight == 0
     outcomes = {o: world.metric("r1_requests_total", model="r1-nano", outcome=o) or 0 for o in ("ok", "cancelled")}
-    assert outcomes["ok"] + outcomes["cancelled"] == 40
-    assert outcomes["ok"] >= 20
+    assert outcomes == {"ok": 20, "cancelled": 20}
