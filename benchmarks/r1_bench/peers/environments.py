@@ -27,7 +27,7 @@ def python(name: str, *, plugins: bool = False) -> Path:
     stamp = folder / "installed.lock"
     if stamp.exists() and stamp.read_bytes() == lock.read_bytes():
         return found
-    print(f"{name}: installing its own environment in {folder.relative_to(ROOT)}", file=sys.stderr, flush=True)
+    print(f"{name}: installing its own environment in {folder}", file=sys.stderr, flush=True)
     uv = [sys.executable, "-m", "uv"]
     _run(name, [*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)])
     # Files that this project's environment has already are linked from uv's cache.

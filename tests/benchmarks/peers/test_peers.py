@@ -85,8 +85,8 @@ def test_ratios_are_of_medians_over_the_rounds_and_null_for_who_was_not_there() 
 def test_a_peer_whose_packages_cannot_be_installed_is_unavailable_by_name(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(environments, "ENVIRONMENTS", environments.ROOT / ".r1" / "peers-of-a-test")
-    monkeypatch.setattr(environments.sys, "executable", "/bin/false")
+    monkeypatch.setattr(environments, "ENVIRONMENTS", tmp_path)
+    monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises(environments.Unavailable, match="vllm-router cannot be installed"):
         environments.python("vllm-router")
 
