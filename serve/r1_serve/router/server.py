@@ -86,6 +86,7 @@ class Router:
         self.metrics.watch(self.ranks, self.catalog.models)
         self.service = Service(self.catalog, self.ranks, chosen, self.metrics, settings)
         self.ranks.on_leave = self.service.desk.left
+        self.ranks.on_kv = self.service.desk.kv_changed
         self.http_port = self.grpc_port = 0
         self._health = health_aio.HealthServicer()
         self._publishing: set[asyncio.Task[None]] = set()

@@ -14,6 +14,7 @@ from r1_serve.workers import engine as engines
 from r1_serve.workers import gang as gangs
 from r1_serve.workers.attachment import PROTOCOL_VERSION, Attachments, targets
 from r1_serve.workers.generations import Generations
+from r1_serve.workers.kv_events import KvEvents, endpoint_of
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +32,11 @@ class Rank:
         gangs.bind(gang)
         self._drain_s = settings.drain_s
         self._generations = Generations()
-        self._engine = engines.start(
-            engines.engine_arguments(plan, pool, gang), gang.placement_group, self._generations.step
-        )
+        arguments = engines.engine_arguments(plan, pool, gang)
+        self._kv_events = KvEvents() if plan.engine.enable_prefix_caching else None
+        if self._kv_events is not None:
+            arguments |= self._kv_events.engine_arguments()
+        self._engine = engines.start(arguments, gang.placement_group, self._generations.step)
         self._generations.serve(self._engine)
         self._engine.output_handler.add_done_callback(lambda _: self._generations.fail())
         self._attachments = Attachments(
@@ -43,6 +46,10 @@ class Rank:
             resolve_interval_s=settings.resolve_interval_s,
         )
         self._tasks = [asyncio.create_task(self._attachments.run()), asyncio.create_task(self._generations.beat())]
+        if self._kv_events is not None:
+            self._generations.kv_snapshot = self._kv_events.blocks.snapshot
+            endpoint = endpoint_of(self._engine, gang.rank)
+            self._tasks.append(asyncio.create_task(self._kv_events.run(endpoint, self._generations.kv_changed)))
         logger.info("rank %d of gang %s is ready", gang.rank, gang.gang_id)
 
     async def check_health(self) -> None:
@@ -61,6 +68,8 @@ class Rank:
         await self._generations.drain(self._drain_s)
         await self._attachments.leave()
         self._engine.shutdown()
+        if self._kv_events is not None:
+            self._kv_events.close()
 
 
 def hello(plan: Plan, pool: Pool, gang: gangs.Gang, kv_tokens: int) -> pb.Hello:
