@@ -229,13 +229,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plan", default="nano-dp2-ep2")
     parser.add_argument("--kills", nargs="*", choices=TITLES, default=["replica", "engine"])
-    parser.add_argument("--write", action="store_true", help="write benchmarks/results/failover_cpu_*")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/results/failover_PLAN_cpu_*")
     args = parser.parse_args()
     with fleet(args.plan) as where:
         result = asyncio.run(measure(where, args.streams, args.seed, args.kills))
     result = {"environment": results.environment(), "plan": args.plan, **result}
     if args.write:
-        print(results.write("failover_cpu", result, table(result)))
+        print(results.write(f"failover_{args.plan}_cpu", result, table(result)))
     print(json.dumps(result["summary"]))
 
 

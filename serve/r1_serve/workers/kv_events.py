@@ -1,8 +1,8 @@
 """What a rank's prefix cache holds, in the router's own block hashes: vLLM's KV events, translated.
 
-The engine's blocks have another size than the router's and hashes of its own, but its events carry the token ids and the
-cache salt, so that the rank computes the hashes the router does. Events come over a socket of this machine in a folder
-that only this user may read: they hold prompts.
+The engine's blocks have another size than the router's and hashes of its own, but its events carry the token ids and
+the cache salt, so that the rank computes the hashes the router does. Events come over a socket of this machine in a
+folder that only this user may read: they hold prompts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Node:
 
 
 class Blocks:
-    """The router's blocks that the engine's cache holds whole.
+    """The router's blocks that the engine's cache holds whole, where its own blocks divide them: see :func:`fits`.
 
     Errs on the side of less: a block of unknown parent is passed over, and one that the engine holds twice counts as
     gone when the first copy goes.
@@ -88,12 +88,11 @@ class Blocks:
         for at, engine_hash in enumerate(event.block_hashes):
             data = node.pending + array("I", ids[at * size : (at + 1) * size]).tobytes()
             known, previous, parts = engine_hash in self._nodes, node.previous, (*node.parts, engine_hash)
-            while len(data) >= self._bytes:
-                previous = block_hash(previous, data[: self._bytes], node.key)
-                data = data[self._bytes :]
+            if len(data) == self._bytes:
+                previous, data = block_hash(previous, data, node.key), b""
                 if not known and all(part in self._nodes for part in node.parts):
                     new.append(self._hold(int.from_bytes(previous, "big"), parts))
-                parts = (engine_hash,) if data else ()
+                parts = ()
             node = self._nodes[engine_hash] = _Node(node.key, previous, data, parts)
         return new
 
@@ -162,6 +161,12 @@ class KvEvents:
 
     def close(self) -> None:
         self._folder.cleanup()
+
+
+def fits(block_size: int) -> bool:
+    """Whether a router's block is a number of whole engine blocks. In a larger one its hash would say too much: a hit
+    needs all of the engine's block."""
+    return BLOCK_TOKENS % block_size == 0
 
 
 def endpoint_of(engine: Any, rank: int) -> str:

@@ -14,7 +14,7 @@ from r1_serve.workers import engine as engines
 from r1_serve.workers import gang as gangs
 from r1_serve.workers.attachment import PROTOCOL_VERSION, Attachments, targets
 from r1_serve.workers.generations import Generations
-from r1_serve.workers.kv_events import KvEvents, endpoint_of
+from r1_serve.workers.kv_events import KvEvents, endpoint_of, fits
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Rank:
             resolve_interval_s=settings.resolve_interval_s,
         )
         self._tasks = [asyncio.create_task(self._attachments.run()), asyncio.create_task(self._generations.beat())]
-        if self._kv_events is not None:
+        if self._kv_events is not None and fits(self._engine.vllm_config.cache_config.block_size):
             self._generations.kv_snapshot = self._kv_events.blocks.snapshot
             endpoint = endpoint_of(self._engine, gang.rank)
             self._tasks.append(asyncio.create_task(self._kv_events.run(endpoint, self._generations.kv_changed)))

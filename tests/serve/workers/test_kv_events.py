@@ -9,7 +9,7 @@ import pytest
 from r1_cluster.routing.prefix import chain_of
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.workers.generations import Generations
-from r1_serve.workers.kv_events import Blocks, KvEvents
+from r1_serve.workers.kv_events import Blocks, KvEvents, fits
 
 PROMPT = list(range(100, 130))
 ROUTER_BLOCK = 4
@@ -54,10 +54,14 @@ def read(blocks: Blocks, *events: Any) -> pb.KvChange:
     return blocks.read(events) or pb.KvChange()
 
 
-@pytest.mark.parametrize("size", [1, 2, 4, 8, 12])
+@pytest.mark.parametrize("size", [1, 2, 4])
 def test_whatever_the_engines_block_size_the_hashes_are_the_routers(blocks: Blocks, size: int) -> None:
-    whole = PROMPT[: len(PROMPT) // size * size]
-    assert list(read(blocks, stored(PROMPT, size)).stored) == numbers(whole)
+    assert list(read(blocks, stored(PROMPT, size)).stored) == numbers(PROMPT)
+
+
+@pytest.mark.parametrize(("size", "fit"), [(16, True), (32, True), (64, True), (48, False), (128, False)])
+def test_an_engine_whose_blocks_do_not_divide_the_routers_is_not_followed(size: int, fit: bool) -> None:
+    assert fits(size) == fit
 
 
 def test_a_prompt_that_grows_goes_on_from_its_parent(blocks: Blocks) -> None:
