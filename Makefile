@@ -54,7 +54,7 @@ topology: $(VENV)/.dev ## the same held-out prompts on every shipped layout: ans
 bench-router: $(VENV)/.dev ## the router alone under a synthetic fleet: CPU a token, added latency, memory; ARGS=--write
 	@$(BIN)/python -m r1_bench.router $(ARGS)
 
-failover: $(VENV)/.dev ## kill ranks under STREAMS=64 greedy streams on nano-dp2-ep2: anything lost, repeated, different?
+failover: $(VENV)/.dev ## kill ranks under STREAMS=64 greedy streams on FAILOVER_PLAN: anything lost, repeated, different?
 	@$(BIN)/python -m r1_bench.failover --streams $(STREAMS) --plan $(FAILOVER_PLAN) $(ARGS)
 
 lock: $(VENV)/.dev ## resolve requirements/*.lock again from pyproject.toml; UPGRADE=1 takes the newest versions
