@@ -170,8 +170,9 @@ def table(result: dict[str, Any]) -> str:
         "",
         f"`{environment['command']}` on {environment['date']}, {environment['hardware']}, {environment['versions']}.",
         f"{PLAN} with {result['kv_gib']} GiB of KV cache and {result['seats']} seats a rank; {result['n']} problems at "
-        f"{result['per_second']:g} a second (Poisson), {result['long_share']:.0%} of them with a long thought, greedy, after "
-        f"{result['warmup']} others from which the router learned lengths; policies take turns, the fleet started anew for each. "
+        f"{result['per_second']:g} a second (Poisson), {result['long_share']:.0%} of them with a long thought, greedy, "
+        f"after {result['warmup']} others from which the router learned lengths; policies take turns, the fleet "
+        "started anew for each. "
         f"Good: TTFT within {TTFT_S:g} s and TPOT within {TPOT_S * 1e3:g} ms.",
         "",
         "| policy | seed | " + " | ".join(COLUMNS.values()) + " |",
