@@ -1,0 +1,148 @@
+"""``plan``: search, choose, explain. Pure; a few seconds at most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from r1_cluster.catalog import Architecture
+from r1_cluster.perf.constants import KvDtype
+from r1_cluster.plan import Plan
+from r1_cluster.planner.build import build, rehearsal
+from r1_cluster.planner.demand import Demand, demand
+from r1_cluster.planner.explain import reasons
+from r1_cluster.planner.layouts import Rejected
+from r1_cluster.planner.request import FleetSpec, Objective, PlanningError, Slo
+from r1_cluster.planner.search import Candidate, Search, evaluate, search
+from r1_cluster.workload import Workload
+
+BUDGETS = (None, 16384, 8192, 4096)  # loosest first: a budget costs accuracy, so it is tightened only for an SLO
+NO_SLO = Slo()
+SHOWN = 2  # layouts that an error names
+PoolChoice = Literal["unified", "separate", "any"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to plan. ``budgets``: thinking budgets allowed, the first that works is taken. ``price``: of a GPU hour.
+
+    ``smallest``: the fewest GPUs that hold the service levels at the rate; the fleet is then what there may be at most.
+    """
+
+    model: Architecture
+    fleet: FleetSpec
+    workload: Workload
+    slo: Slo = NO_SLO
+    objective: Objective = Objective.THROUGHPUT
+    budgets: tuple[int | None, ...] = BUDGETS
+    kv_dtypes: tuple[KvDtype, ...] = ("bfloat16", "fp8")
+    pools: PoolChoice = "unified"
+    rate: float | None = None
+    price: float | None = None
+    max_context: int | None = None
+    checkpoint: str | None = None
+    smallest: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A plan and how it came about. On CPU only the plan is there.
+
+    ``budgets``: the same deployment under each thinking budget; a Rejected where it holds no service level.
+    """
+
+    plan: Plan
+    fleet: FleetSpec
+    chosen: Candidate | None = None
+    found: Search | None = None
+    budgets: tuple[tuple[int | None, Candidate | Rejected], ...] = ()
+
+
+def plan(request: Request) -> Outcome:
+    """The best plan. Raises PlanningError, with the nearest misses, where there is none."""
+    fleet = request.fleet
+    if fleet.gpu is None:
+        return Outcome(_on_cpu(request), fleet)
+    misses: dict[int | None, Search] = {}
+    for budget in request.budgets:
+        found = _search(request, budget)
+        chosen = next((each for each in found.candidates if _wanted(each, request)), None)
+        if chosen is not None:
+            break
+        misses[budget] = found
+    else:
+        raise PlanningError(_why_none(request, misses))
+    if request.smallest:
+        fleet = fleet.resized(chosen.gpus)
+    why = reasons(chosen, found, fleet, request.slo)
+    if misses:
+        tried = ", ".join("none" if budget is None else f"{budget:,}" for budget in misses)
+        why = (f"thinking budget {chosen.budget:,}: with {tried} no layout holds {request.slo}", *why)
+    made = build(request.model, fleet, chosen, request.slo, why, price=request.price, checkpoint=request.checkpoint)
+    return Outcome(made, fleet, chosen, found, _budgets(request, chosen))
+
+
+def _demand(request: Request, budget: int | None) -> Demand:
+    """For throughput the workload's own rate is no bound, only one that was asked for."""
+    asked = demand(request.workload, request.model, budget, rate=request.rate, max_context=request.max_context)
+    saturate = request.objective is Objective.THROUGHPUT and request.rate is None and not request.smallest
+    return replace(asked, rate=None) if saturate else asked
+
+
+def _search(request: Request, budget: int | None) -> Search:
+    return search(
+        request.model,
+        request.fleet,
+        _demand(request, budget),
+        request.slo,
+        request.objective,
+        budget=budget,
+        kv_dtypes=request.kv_dtypes,
+        separate=not request.smallest,
+        smallest=request.smallest,
+    )
+
+
+def _wanted(candidate: Candidate, request: Request) -> bool:
+    return request.pools == "any" or candidate.separate == (request.pools == "separate")
+
+
+def _budgets(request: Request, chosen: Candidate) -> tuple[tuple[int | None, Candidate | Rejected], ...]:
+    """What each budget does to the chosen deployment, at the most it then carries."""
+    rows = []
+    for budget in dict.fromkeys((*BUDGETS, chosen.budget)):
+        asked = replace(_demand(request, budget), rate=None)
+        rows.append((budget, evaluate(chosen.deployment, asked, budget, request.slo)))
+    return tuple(sorted(rows, key=lambda row: -(row[0] or 1 << 30)))
+
+
+def _on_cpu(request: Request) -> Plan:
+    if request.model.name != "r1-nano":
+        raise PlanningError(
+            f"{request.model.name} on {request.fleet}: only r1-nano runs on CPU: give GPUs, such as --gpus 16xH200"
+        )
+    if request.slo != NO_SLO or request.smallest:
+        raise PlanningError(
+            "on CPU nothing is predicted, so no SLO can be held against it: leave --slo and --min-gpus out"
+        )
+    return rehearsal(request.model, request.fleet)
+
+
+def _why_none(request: Request, misses: dict[int | None, Search]) -> str:
+    """The last search's refusals that came nearest, in one line."""
+    last = list(misses.values())[-1]
+    wanted = f"{'at most ' if request.smallest else ''}{request.fleet}"
+    if last.candidates:
+        return f"no {request.pools} layout on {wanted} holds {request.slo}, others do: see --pools any"
+    nearest = sorted(last.rejected, key=lambda each: each.missing)
+    fitting = [each for each in nearest if each.fits]
+    if not fitting:
+        why = nearest[0].reason if nearest else "no layout divides it over these GPUs"
+        return f"{request.model.name} does not fit {wanted}: {why}: give more or larger GPUs"
+    tightest = list(misses)[-1]
+    under = "" if tightest is None else f", even with thoughts cut at {tightest:,} tokens"
+    told = "; ".join(dict.fromkeys(each.reason for each in fitting[:SHOWN]))
+    return (
+        f"no plan for {request.model.name} on {wanted} holds {str(request.slo) or 'the load'}{under}. Nearest: {told}. "
+        "Relax --slo, lower the rate, or give more or faster GPUs"
+    )
