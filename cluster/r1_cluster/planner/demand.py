@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from r1_cluster.catalog import Architecture
 from r1_cluster.planner.request import PlanningError
+from r1_cluster.routing.budget import BudgetRules
 from r1_cluster.workload import Bursty, Diurnal, RequestClass, Switching, Workload
 from r1_cluster.workload.lengths import Lengths
 
-ANSWER_ROOM = 1024  # BudgetRules.answer_tokens: kept free behind the thought
+RULES = BudgetRules()
+ANSWER_ROOM = RULES.answer_tokens + RULES.closing_tokens  # what the router keeps free behind a thought
 POINTS, FEW = 256, 8  # quantiles a distribution is read at
 
 

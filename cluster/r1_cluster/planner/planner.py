@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -63,23 +64,47 @@ def plan(request: Request) -> Outcome:
     fleet = request.fleet
     if fleet.gpu is None:
         return Outcome(_on_cpu(request), fleet)
-    misses: dict[int | None, Search] = {}
+    tried: dict[int | None, Search] = {}
+    best: list[Candidate] = []
     for budget in request.budgets:
-        found = _search(request, budget)
-        chosen = next((each for each in found.candidates if _wanted(each, request)), None)
-        if chosen is not None:
+        tried[budget] = _search(request, budget)
+        chosen = next((each for each in tried[budget].candidates if _wanted(each, request)), None)
+        best += [chosen] if chosen else []
+        if chosen and chosen.most.rate >= (_rate(request) or 0.0):
             break
-        misses[budget] = found
-    else:
-        raise PlanningError(_why_none(request, misses))
+    if not best:
+        raise PlanningError(_why_none(request, tried))
+    chosen = max(best, key=lambda each: each.most.rate)
+    found = tried[chosen.budget]
     if request.smallest:
         fleet = fleet.resized(chosen.gpus)
     why = reasons(chosen, found, fleet, request.slo)
-    if misses:
-        tried = ", ".join("none" if budget is None else f"{budget:,}" for budget in misses)
-        why = (f"thinking budget {chosen.budget:,}: with {tried} no layout holds {request.slo}", *why)
+    why = (*_about_budget(request, chosen), *why)
     made = build(request.model, fleet, chosen, request.slo, why, price=request.price, checkpoint=request.checkpoint)
     return Outcome(made, fleet, chosen, found, _budgets(request, chosen))
+
+
+def _rate(request: Request) -> float | None:
+    """Requests/s that the workload brings, at its peak."""
+    return demand(request.workload, request.model, None, rate=request.rate, max_context=request.max_context).rate
+
+
+def _about_budget(request: Request, chosen: Candidate) -> Iterator[str]:
+    """Why thoughts are cut, and whether the workload's own rate is carried."""
+    rate, wanted = _rate(request), str(request.slo) or "the load"
+    if chosen.budget is not None and chosen.budget != request.budgets[0]:
+        looser = ", ".join("none" if each is None else f"{each:,}" for each in request.budgets if _looser(each, chosen))
+        load = "" if rate is None else f" at {rate:.3g} requests/s"
+        yield f"thinking budget {chosen.budget:,}: with {looser} no layout holds {wanted}{load}"
+    if rate is not None and chosen.most.rate < rate:
+        yield (
+            f"carries {chosen.most.rate:.3g} of the workload's {rate:.3g} requests/s within {wanted}: "
+            "--min-gpus says how many GPUs would carry all"
+        )
+
+
+def _looser(budget: int | None, chosen: Candidate) -> bool:
+    return budget is None or (chosen.budget is not None and budget > chosen.budget)
 
 
 def _demand(request: Request, budget: int | None) -> Demand:
@@ -128,9 +153,9 @@ def _on_cpu(request: Request) -> Plan:
     return rehearsal(request.model, request.fleet)
 
 
-def _why_none(request: Request, misses: dict[int | None, Search]) -> str:
+def _why_none(request: Request, tried: dict[int | None, Search]) -> str:
     """The last search's refusals that came nearest, in one line."""
-    last = list(misses.values())[-1]
+    last = list(tried.values())[-1]
     wanted = f"{'at most ' if request.smallest else ''}{request.fleet}"
     if last.candidates:
         return f"no {request.pools} layout on {wanted} holds {request.slo}, others do: see --pools any"
@@ -139,7 +164,7 @@ def _why_none(request: Request, misses: dict[int | None, Search]) -> str:
     if not fitting:
         why = nearest[0].reason if nearest else "no layout divides it over these GPUs"
         return f"{request.model.name} does not fit {wanted}: {why}: give more or larger GPUs"
-    tightest = list(misses)[-1]
+    tightest = list(tried)[-1]
     under = "" if tightest is None else f", even with thoughts cut at {tightest:,} tokens"
     told = "; ".join(dict.fromkeys(each.reason for each in fitting[:SHOWN]))
     return (
