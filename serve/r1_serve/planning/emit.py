@@ -48,6 +48,8 @@ def _script(plan: Plan, command: Callable[[Plan, Pool, int, int], Flags]) -> str
                 where = f"{pool.name} gang {gang}" + (f", node {node} of {nodes}" if nodes > 1 else "")
                 lines.append(f"# {where}, {min(pool.layout.accelerators, plan.fleet.accelerators_per_node)} GPUs")
                 lines.append(" ".join(_quote(word) for word in command(plan, pool, node, nodes)))
+    if plan.separate:
+        lines.append("# requests go to a prefill engine, then to a decode engine: put the tool's own proxy in front")
     if plan.limits.thinking.ceiling is not None:
         lines.append(
             f"# the thinking budget of {plan.limits.thinking.ceiling} tokens is kept by the router; without it every "
@@ -99,7 +101,8 @@ def _vllm_data_parallel(plan: Plan, pool: Pool, node: int, nodes: int) -> Iterat
         )
     yield from ("--data-parallel-size-local", str(local), "--data-parallel-address", "$HEAD")
     yield from ("--data-parallel-rpc-port", str(RPC_PORT))
-    yield from ("--all2all-backend", "deepep_low_latency")
+    # What the performance model assumes between nodes; vLLM's default gathers every token on every rank.
+    yield from ("--all2all-backend", f"deepep_{'high_throughput' if pool.role == 'prefill' else 'low_latency'}")
     if node:
         yield from ("--data-parallel-start-rank", str(node * local))
 
