@@ -3,7 +3,7 @@
 With R sequences running in an engine that writes L tokens a request, a decode step takes step(R), and every request
 brings one prompt's prefill, s seconds:
 
-    TPOT = step(R) + R / L x s        each step brings R / L new prompts
+    TPOT = step(R) + R / L x s        each step ends R / L requests and brings as many new prompts, which share it
     rate = R / (L x TPOT)             Little's law
 
 so everything follows from R. Requests come and go independently: R spreads as a Poisson number does, and 95 % of the
@@ -23,8 +23,7 @@ from r1_cluster.planner.demand import Demand
 from r1_cluster.planner.memory import Memory
 
 Z95 = 1.645
-ROUNDS = 5  # of the fixed point between rate and prompts that share a prefill
-SETTLED = 0.02  # relative change that ends it
+ROUNDS = 5  # of the fixed point of prompts that share a prefill
 GRAPHED = 512  # sequences of a rank that vLLM captures CUDA graphs for by default
 
 
@@ -136,24 +135,25 @@ class _Steady:
 
 
 def _steady(deployment: Deployment, demand: Demand, running: float) -> _Steady:
-    engine, prefill = deployment.engine, deployment.prefill
-    prompt = _prompt(demand.prompt, demand)
-    beside = None if prefill else Batch.decodes(running, demand.context)
-    arrivals = deployment.gangs / deployment.prefill_gangs if prefill else 1.0  # decoding gangs a station feeds
-    step = engine.decode_seconds(running, demand.context)
-    full = station(prefill or engine, prompt, math.inf, beside)
-    together, tpot, rate = 1.0, step, 0.0
-    for _ in range(ROUNDS):
-        ahead = station(prefill or engine, prompt, together, beside)
-        tpot = step if prefill else step + running / demand.output * ahead.service
-        rate = running / (demand.output * tpot)
-        now = min(full.count, max(1.0, rate * arrivals * ahead.together))
-        if abs(now - together) < SETTLED * together:
-            break
-        together = now
-    each = min(full.service, ahead.service)
-    occupied = min(1.0, rate * arrivals * ahead.service)
-    return _Steady(rate, tpot, step, ahead, each, rate * arrivals * each, occupied, beside)
+    step = deployment.engine.decode_seconds(running, demand.context)
+    prompt, arriving = _prompt(demand.prompt, demand), running / demand.output
+    if deployment.prefill is None:  # `arriving` prompts share each step, or a step in 1 / `arriving` has one
+        beside = Batch.decodes(running, demand.context)
+        full = station(deployment.engine, prompt, math.inf, beside)
+        ahead = station(deployment.engine, prompt, arriving, beside)
+        tpot = step + arriving * ahead.service
+        rate, occupied = arriving / tpot, min(1.0, arriving)
+        each = min(full.service, ahead.service)
+        return _Steady(rate, tpot, step, ahead, each, max(rate * each, arriving / full.count), occupied, beside)
+    rate = arriving / step
+    load = rate * deployment.gangs / deployment.prefill_gangs  # requests/s of one prefill engine
+    full = station(deployment.prefill, prompt, math.inf)
+    together = 1.0
+    for _ in range(ROUNDS):  # those that arrive during a prefill share the next
+        ahead = station(deployment.prefill, prompt, together)
+        together = min(full.count, max(1.0, load * ahead.together))
+    each, occupied = min(full.service, ahead.service), min(1.0, load * ahead.service)
+    return _Steady(rate, step, step, ahead, each, load * each, occupied, None)
 
 
 def _prompt(tokens: float, demand: Demand) -> Workload:

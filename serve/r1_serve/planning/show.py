@@ -24,10 +24,12 @@ REFUSALS = 6
 def show(outcome: Outcome, request: Request, console: Console, out: Path | None) -> None:
     """Everything a reader needs to believe the plan or not."""
     made, chosen = outcome.plan, outcome.chosen
+    most = "up to " if request.smallest else ""
     rate = f", {request.rate:g} requests/s" if request.rate else ""
     console.print(
         Text(
-            f"{request.model.name} on {request.fleet} for {request.workload.name}{rate}; {_asked(request)}", style="dim"
+            f"{request.model.name} on {most}{request.fleet} for {request.workload.name}{rate}; {_asked(request)}",
+            style="dim",
         )
     )
     title = f"\n{shape(made)} on {made.accelerators}x{made.fleet.accelerator}"

@@ -51,6 +51,12 @@ def test_everything_gets_slower_with_more_running_and_throughput_grows(split: Sp
     assert all(each.tpot_p95 > each.tpot_mean and each.ttft_p95 > each.ttft_mean for each in points)
 
 
+def test_prompts_of_a_wide_gang_share_its_steps_so_that_a_full_one_still_carries_more() -> None:
+    wide = deployment(Split(data=32, expert=32))
+    some, many = (point(wide, ASKED, 32 * each) for each in (64, 256))
+    assert many.rate > 2 * some.rate
+
+
 @pytest.mark.parametrize("split", [TP8, DP8])
 @pytest.mark.parametrize("clients", [8, 64])
 def test_it_agrees_with_the_closed_loop_model_at_the_same_batch(split: Split, clients: int) -> None:
