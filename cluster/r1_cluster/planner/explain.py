@@ -101,8 +101,8 @@ def _rivals(chosen: Candidate, search: Search) -> Iterator[str]:
 def _thinking(chosen: Candidate) -> Iterator[str]:
     demand = chosen.demand
     by = "what max_tokens leaves them" if chosen.budget is None else f"the budget of {chosen.budget:,} tokens"
-    many = f"{demand.cut:.1%}" if demand.cut > 0.0005 else "next to none"
-    yield f"{many} of thoughts reach {by}; they are closed there and answered from what was thought"
+    many = f"{demand.cut:.1%} of" if demand.cut > 0.0005 else "hardly any"
+    yield f"{many} thoughts reach {by}; they are closed there and answered from what was thought"
 
 
 def _idle(chosen: Candidate, fleet: FleetSpec) -> Iterator[str]:

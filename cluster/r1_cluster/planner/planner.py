@@ -47,7 +47,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A plan and how it came about. On CPU only the plan is there.
+    """A plan, the part of the fleet it uses, and how it came about. On CPU only the plan is there.
 
     ``budgets``: the same deployment under each thinking budget; a Rejected where it holds no service level.
     """
@@ -76,12 +76,11 @@ def plan(request: Request) -> Outcome:
         raise PlanningError(_why_none(request, tried))
     chosen = max(best, key=lambda each: each.most.rate)
     found = tried[chosen.budget]
-    if request.smallest:
-        fleet = fleet.resized(chosen.gpus)
-    why = reasons(chosen, found, fleet, request.slo)
-    why = (*_about_budget(request, chosen), *why)
-    made = build(request.model, fleet, chosen, request.slo, why, price=request.price, checkpoint=request.checkpoint)
-    return Outcome(made, fleet, chosen, found, _budgets(request, chosen))
+    used = fleet.resized(chosen.gpus)
+    given = used if request.smallest else fleet
+    why = (*_about_budget(request, chosen), *reasons(chosen, found, given, request.slo))
+    made = build(request.model, used, chosen, request.slo, why, price=request.price, checkpoint=request.checkpoint)
+    return Outcome(made, used, chosen, found, _budgets(request, chosen))
 
 
 def _rate(request: Request) -> float | None:

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from r1_serve.launch.show import shape
 
+KV = {"bfloat16": "BF16", "fp8": "FP8", "float32": "FP32"}
 ROWS = 10  # of the table of rivals
 REFUSALS = 6
 
@@ -68,6 +69,7 @@ def _figures(chosen: Candidate, price: float | None) -> Table:
         latency = (seconds(at.ttft_p95), seconds(at.tpot_p95), seconds(at.ttfa_mean), seconds(at.ttfa_p95))
         speed = (f"{at.rate:.3g}", f"{at.tokens_per_second:,.0f}", f"{at.tokens_per_second / chosen.gpus:,.0f}")
         table.add_row(name, *speed, *latency, f"{at.kv_used:.0%}")
+    table.caption_justify = "left"
     hours = chosen.gpu_hours_per_million_tokens
     table.caption = f"{hours:.3g} GPU hours a million output tokens at {'the planned load' if rows else 'that load'}"
     if price is not None:
@@ -96,9 +98,10 @@ def _rivals(
     shown = sorted(
         {id(each): each for each in (*shown[:ROWS], chosen, *rest[: ROWS - len(shown)])}.values(), key=_order
     )
-    table = Table("", "layout", "KV", "GPUs", "most requests/s", "tokens/s/GPU", "TPOT p95", "TTFA p95", "GPU h/Mtok")
+    table = Table("", "layout", "KV", "GPUs", "most req/s", "tok/s/GPU", "TPOT p95", "TTFA p95", "GPU h/Mtok")
+    table.columns[1].no_wrap = True
     table.title = "What was looked at"
-    table.title_justify = "left"
+    table.title_justify = table.caption_justify = "left"
     for column in table.columns[3:]:
         column.justify = "right"
     if price is not None:
@@ -106,7 +109,7 @@ def _rivals(
     for each in shown:
         mark = "●" if each is chosen else "○" if each in best else ""
         hours = each.gpu_hours_per_million_tokens
-        cells = (each.deployment.label, each.deployment.engine.kv_dtype, str(each.gpus), f"{each.most.rate:.3g}")
+        cells = (each.deployment.label, KV[each.deployment.engine.kv_dtype], str(each.gpus), f"{each.most.rate:.3g}")
         times = (f"{each.per_gpu:,.0f}", seconds(each.at.tpot_p95), seconds(each.at.ttfa_p95), f"{hours:.3g}")
         cost = () if price is None else (f"{hours * price:,.2f}",)
         table.add_row(mark, *cells, *times, *cost, style="bold" if each is chosen else "")
@@ -125,7 +128,7 @@ def _budgets(rows: Iterable[tuple[int | None, Candidate | Rejected]], chosen: Ca
         "thinking budget", "requests/s", "tokens an answer", "TTFA p95", "GPU h/1,000 answers", "thoughts cut"
     )
     table.title = f"What a budget does to {chosen.deployment.label}"
-    table.title_justify = "left"
+    table.title_justify = table.caption_justify = "left"
     for column in table.columns[1:]:
         column.justify = "right"
     for budget, row in rows:
