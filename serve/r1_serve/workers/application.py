@@ -71,6 +71,11 @@ def deploy(plan: Plan, *, routers: str | None = None, threads: int = 1) -> None:
     from ray import serve
     from ray.serve.config import ProxyLocation
 
+    if plan.separate:
+        raise StartupError(
+            f"plan {plan.name} has prefill and decode pools, and these workers do not hand over KV: plan with "
+            "`r1 plan --pools unified`, or run the lines of `r1 plan --emit vllm-command`"
+        )
     settings = load(WorkerSettings, routers=routers)
     serve.start(proxy_location=ProxyLocation.Disabled)
     for pool in plan.pools:

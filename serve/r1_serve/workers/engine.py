@@ -41,6 +41,8 @@ def engine_arguments(plan: Plan, pool: Pool, gang: Gang) -> dict[str, Any]:
         "enable_log_requests": False,
         "disable_log_stats": True,
     }
+    if engine.kv_cache_dtype is not None:
+        arguments["kv_cache_dtype"] = engine.kv_cache_dtype
     if plan.fleet.kv_cache_gib_per_rank is not None:
         arguments |= rehearsal_arguments(kv_cache_gib=plan.fleet.kv_cache_gib_per_rank)
     if gang.size > 1:
