@@ -66,6 +66,10 @@ class Decision:
     def explanation(self) -> str:
         return self.why if isinstance(self.why, str) else "; ".join(choice.explain() for choice in self.why)
 
+    def as_dict(self) -> dict[str, str | float]:
+        names = ("at", "tenant", "outcome", "budget", "explanation")
+        return {name: getattr(self, name) for name in names}
+
 
 class Dispatcher:
     """``quantile``: reservations cover this share of requests; what they do not use is returned.
