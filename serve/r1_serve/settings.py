@@ -37,6 +37,9 @@ class RouterSettings(LogSettings):
         default=3600.0, ge=0, description="how long a request whose rank is gone may wait for another"
     )
     drain_s: float = Field(default=5.0, ge=0, description="how long running requests may go on after SIGTERM")
+    slo_first_answer_s: float = Field(
+        default=60.0, gt=0, description="the service level: the answer's first token within so long, for 99 of 100"
+    )
     policy: str = Field(default="thinking_aware", description="a shipped routing policy, or a .yaml file")
     tenants: Path | None = Field(default=None, description="tenants.yaml, read again when it changes")
     debug_routing: bool = Field(default=False, description="serve /debug/routing: recent picks and refusals, and why")

@@ -51,6 +51,17 @@ class _Held:
     begin: Begin
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """``wait_s``: how long what is ``queued`` takes to start. ``pressure``: forecast KV over all KV. ``saturation`` as
+    of Admission."""
+
+    queued: int
+    wait_s: float
+    pressure: float
+    saturation: float
+
+
 class Desk:
     """All models. ``begin(ranks, budget)`` of an admitted call is called once, at its turn: with a rank for each choice
     and the thinking budget as resolved at that moment."""
@@ -76,6 +87,12 @@ class Desk:
 
     def queued(self, model: str) -> int:
         return self._dispatchers[model].admission.queued
+
+    def load(self, model: str) -> Load:
+        """What waits for ``model`` and how much of its ranks is spoken for."""
+        dispatcher, now = self._dispatchers[model], self._clock()
+        room, admission = dispatcher.room(self._views(model)), dispatcher.admission
+        return Load(admission.queued, admission.wait_s(now), room.pressure, admission.saturation(room, now))
 
     def recent(self, model: str) -> list[Decision]:
         """The last decisions, newest first, and why."""

@@ -55,6 +55,7 @@ class Generation:
         self.thought_ended_at: float | None = None
         self.done = False
         self._last_token_at = 0.0
+        self._started_at = call.clock()
         self._prompt = prompt
         self._sampling = sampling
         self._token_ids = array("I")
@@ -89,6 +90,10 @@ class Generation:
         if self.first_token_at is None or self.choice.reasoning_tokens == 0:
             return 0.0
         return (self._last_token_at if self.thought_ended_at is None else self.thought_ended_at) - self.first_token_at
+
+    def silent_s(self) -> float:
+        """Seconds since its last token, or since it began."""
+        return self.call.clock() - max(self._last_token_at, self._started_at)
 
     def start(self, rank: Rank) -> None:
         """Begin on ``rank``, or go on there."""
@@ -243,7 +248,7 @@ class Generation:
             self.abort()
         self.done = True
         self._push(self.choice.end())
-        self._metrics.choice(self.choice.thought, reason, self.thinking_seconds)
+        self._metrics.choice(self.choice.thought, reason, self.thinking_seconds, self.choice.reasoning_tokens)
         self.call.finish(self.index, reason, self.choice.thought)
 
 

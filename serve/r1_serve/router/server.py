@@ -24,6 +24,7 @@ from r1_serve.errors import StartupError
 from r1_serve.protos import fleet_pb2, fleet_pb2_grpc
 from r1_serve.router.announce import announce
 from r1_serve.router.fleet import Fleet
+from r1_serve.router.gauges import PlanCollector, QueueCollector, RankCollector
 from r1_serve.router.http.app import application
 from r1_serve.router.http.wire import WiredProtocol
 from r1_serve.router.metrics import Metrics
@@ -85,9 +86,11 @@ class Router:
         self.catalog = Catalog(plans)
         self.metrics = Metrics(registry)
         self.ranks = Ranks(on_change=self._changed)
-        self.metrics.watch(self.ranks, self.catalog.models)
         self.service = Service(self.catalog, self.ranks, chosen, self.metrics, settings)
         self.ranks.on_leave = self.service.desk.left
+        registry.register(RankCollector(self.ranks, self.catalog.models))
+        registry.register(QueueCollector(self.service))
+        registry.register(PlanCollector(plans))
         self.http_port = self.grpc_port = 0
         self._health = health_aio.HealthServicer()
         self._publishing: set[asyncio.Task[None]] = set()

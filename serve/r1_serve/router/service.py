@@ -12,7 +12,15 @@ from r1_cluster.routing import Policy
 from r1_cluster.routing.admission import Arrival
 from r1_cluster.routing.budget import Asked, Budget
 
-from r1_serve.errors import ContextLengthExceeded, InvalidRequest, NoWorkers, R1Error, RouterStopping
+from r1_serve.errors import (
+    Cancelled,
+    ContextLengthExceeded,
+    FleetSaturated,
+    InvalidRequest,
+    NoWorkers,
+    R1Error,
+    RouterStopping,
+)
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.router.call import Call
 from r1_serve.router.choice import Choice
@@ -24,6 +32,7 @@ from r1_serve.router.migrations import Migrations
 from r1_serve.router.models import Catalog, ServedModel
 from r1_serve.router.ranks import Rank, Ranks
 from r1_serve.router.request import ChatRequest
+from r1_serve.router.slo import Slo
 from r1_serve.router.tenants import TenantsFile
 from r1_serve.settings import RouterSettings
 
@@ -56,8 +65,11 @@ class Service:
         self._clock = clock
         self.migrations = Migrations(self._move, metrics, clock, settings.resume_wait_s)
         self.desk.begun_first = self.migrations.look
+        self._slo = {name: Slo(settings.slo_first_answer_s, clock) for name in catalog.models}
         for name in catalog.models:
             metrics.of(name)  # its series are there from the start
+            for met in ("true", "false"):
+                metrics.slo.labels(name, met)
 
     @property
     def ready(self) -> bool:
@@ -97,6 +109,9 @@ class Service:
             call.cancel()
             raise
         return call
+
+    def slo(self, model: str) -> Slo:
+        return self._slo[model]
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse new calls, give running ones ``timeout_s``, end the rest with RouterStopping."""
@@ -172,6 +187,10 @@ class Service:
             self._idle.set()
         name = call.model.name
         self.metrics.outcome(name, error)
+        met = in_time(call, error, self.settings.slo_first_answer_s)
+        if met is not None:
+            self._slo[name].count(met)
+            self.metrics.slo.labels(name, str(met).lower()).inc()
         if call.generations:
             usage = call.usage()
             self.metrics.of(name, call.tenant.name).request(usage)
@@ -195,6 +214,18 @@ class Service:
                     "seconds": round(usage.total_seconds, 3),
                 },
             )
+
+
+def in_time(call: Call, error: R1Error | None, within_s: float) -> bool | None:
+    """Whether the answer began within ``within_s`` seconds; None for what says nothing of the fleet: the client's own
+    faults and limits, clients that left before, and thoughts that ``max_tokens`` ended."""
+    first = call.usage().time_to_first_answer_token_seconds if call.generations else 0.0
+    if first > 0:
+        return first <= within_s
+    if error is None or (error.http_status < 500 and not isinstance(error, FleetSaturated)):
+        waited = (call.ended_at or call.clock()) - call.started_at
+        return False if isinstance(error, Cancelled) and waited > within_s else None
+    return False
 
 
 def _sampling(request: ChatRequest, model: ServedModel, prompt_tokens: int) -> pb.Sampling:

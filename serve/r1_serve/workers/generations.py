@@ -207,6 +207,12 @@ class Generations:
         load.kv_usage = float(scheduler.kv_cache_usage)
         if iteration is not None:
             load.preemptions_total += int(iteration.num_preempted_reqs)
+            load.generation_tokens_total += int(iteration.num_generation_tokens)
+            load.prompt_tokens_total += int(iteration.prompt_token_stats.computed)
+        cached = scheduler.prefix_cache_stats
+        if cached is not None:
+            load.prefix_queries_total += int(cached.queries)
+            load.prefix_hits_total += int(cached.hits)
 
 
 def _delta(live: _Live, output: Any) -> pb.Delta:
