@@ -70,6 +70,9 @@ class Service:
             metrics.of(name)  # its series are there from the start
             for met in ("true", "false"):
                 metrics.slo.labels(name, met)
+        for plan in catalog.plans.values():
+            for how in ("left", "lost"):
+                metrics.detached.labels(plan.model.name, plan.name, how)
 
     @property
     def ready(self) -> bool:
