@@ -51,6 +51,9 @@ class WorkerSettings(LogSettings):
 
     routers: str = Field(default="127.0.0.1:8001", description="host:port, comma separated; names are re-resolved")
     resolve_interval_s: float = Field(default=5.0, gt=0)
+    max_gangs: int | None = Field(
+        default=None, ge=1, description="autoscaling: from the plan's gangs up to so many of each pool; none: it is off"
+    )
     drain_s: float = Field(
         default=5.0, ge=0, le=12, description="how long a leaving rank goes on before it hands over what still runs"
     )

@@ -53,12 +53,13 @@ class _Held:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """``wait_s``: how long what is ``queued`` takes to start. ``pressure``: forecast KV over all KV. ``saturation`` as
-    of Admission."""
+    """``wait_s``: how long what is ``queued`` takes to start. ``pressure``: forecast KV over all KV,
+    ``placed_pressure`` this router's part of it. ``saturation`` as of Admission."""
 
     queued: int
     wait_s: float
     pressure: float
+    placed_pressure: float
     saturation: float
 
 
@@ -91,8 +92,10 @@ class Desk:
     def load(self, model: str) -> Load:
         """What waits for ``model`` and how much of its ranks is spoken for."""
         dispatcher, now = self._dispatchers[model], self._clock()
-        room, admission = dispatcher.room(self._views(model)), dispatcher.admission
-        return Load(admission.queued, admission.wait_s(now), room.pressure, admission.saturation(room, now))
+        views, admission = self._views(model), dispatcher.admission
+        room, all_kv = dispatcher.room(views), sum(view.kv_tokens for view in views)
+        placed = sum(dispatcher.ledger.peak(view.worker_id) for view in views) / all_kv if all_kv else 0.0
+        return Load(admission.queued, admission.wait_s(now), room.pressure, placed, admission.saturation(room, now))
 
     def recent(self, model: str) -> list[Decision]:
         """The last decisions, newest first, and why."""

@@ -23,6 +23,7 @@ from r1_serve import logs
 from r1_serve.errors import StartupError
 from r1_serve.protos import fleet_pb2, fleet_pb2_grpc
 from r1_serve.router.announce import announce
+from r1_serve.router.demand import tell_demand
 from r1_serve.router.fleet import Fleet
 from r1_serve.router.gauges import PlanCollector, QueueCollector, RankCollector
 from r1_serve.router.http.app import application
@@ -107,6 +108,7 @@ class Router:
         self._http = _Http(application(self.service))
         self._http_task = asyncio.create_task(self._http.run(sock))
         await self._http.listening.wait()
+        self._telling = asyncio.create_task(tell_demand(self.service))
         if self._settings.announce is not None:
             announce(self._settings.announce, http_port=self.http_port, grpc_port=self.grpc_port)
         logger.info("http on %d, grpc on %d: %s", self.http_port, self.grpc_port, ", ".join(self.catalog.models))
@@ -116,6 +118,7 @@ class Router:
         draining = asyncio.create_task(self.service.drain(self._settings.drain_s))
         self._changed()
         await draining
+        self._telling.cancel()
         self._http.should_exit = True
         await self._http_task
         await self._grpc.stop(0.5)

@@ -14,6 +14,7 @@ from r1_serve.settings import WorkerSettings
 from r1_serve.workers import engine as engines
 from r1_serve.workers import gang as gangs
 from r1_serve.workers.attachment import PROTOCOL_VERSION, Attachments, targets
+from r1_serve.workers.autoscaling import Demands
 from r1_serve.workers.generations import Generations
 
 logger = logging.getLogger(__name__)
@@ -38,11 +39,15 @@ class Rank:
         )
         self._generations.serve(self._engine)
         self._engine.output_handler.add_done_callback(lambda _: self._generations.fail())
+        self._demands = Demands()
+        greeting = hello(plan, pool, gang, engines.kv_tokens(self._engine))
+        greeting.wants_demand = settings.max_gangs is not None
         self._attachments = Attachments(
-            hello(plan, pool, gang, engines.kv_tokens(self._engine)),
+            greeting,
             self._generations,
             targets(settings.routers),
             resolve_interval_s=settings.resolve_interval_s,
+            demands=self._demands,
         )
         self._tasks = [asyncio.create_task(self._attachments.run()), asyncio.create_task(self._generations.beat())]
         logger.info("rank %d of gang %s is ready", gang.rank, gang.gang_id)
@@ -53,6 +58,10 @@ class Rank:
         for task in self._tasks:
             if task.done():
                 raise RuntimeError(f"a background task of the rank ended: {task.exception()!r}")
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve every few seconds where the pool scales: what is asked of the fleet."""
+        return self._demands.stats()
 
     async def __del__(self) -> None:
         """Called by Serve once, before it ends the replica."""

@@ -53,6 +53,7 @@ class FakeWorker:
         self.hello = hello
         self.submits: asyncio.Queue[fleet_pb2.Submit] = asyncio.Queue()
         self.aborts: asyncio.Queue[int] = asyncio.Queue()
+        self.demands: asyncio.Queue[fleet_pb2.Demand] = asyncio.Queue()
         self._script = script
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
         self._call = fleet_pb2_grpc.FleetStub(self._channel).Attach()
@@ -98,6 +99,9 @@ class FakeWorker:
         while (message := await self._call.read()) is not grpc.aio.EOF:
             if message.HasField("abort"):
                 self.aborts.put_nowait(message.abort.request_id)
+                continue
+            if message.HasField("demand"):
+                self.demands.put_nowait(message.demand)
                 continue
             self.submits.put_nowait(message.submit)
             if self._script is not None:
