@@ -21,7 +21,18 @@ class LogSettings(BaseSettings):
     log_format: Literal["text", "json"] = Field(default="text", description="json: one object a line")
 
 
-class RouterSettings(LogSettings):
+class TraceSettings(BaseSettings):
+    """Whether and where traces go: see tracing.py. What else OpenTelemetry's exporter knows, it reads as ``OTEL_*``."""
+
+    model_config = SettingsConfigDict(env_prefix="R1_", frozen=True, extra="ignore")
+
+    otlp_endpoint: str | None = Field(
+        default=None, pattern="^https?://", description="OTLP over gRPC, http://collector:4317; none: no traces"
+    )
+    trace_share: float = Field(default=1.0, ge=0, le=1, description="of requests whose client does not say itself")
+
+
+class RouterSettings(LogSettings, TraceSettings):
     """Where the router listens and what it lets in: ``R1_HTTP_PORT=8000 r1 router``, or the command's own flags."""
 
     host: str = "127.0.0.1"
@@ -46,7 +57,7 @@ class RouterSettings(LogSettings):
     announce: Path | None = Field(default=None, description="file that is told the ports once both listen")
 
 
-class WorkerSettings(LogSettings):
+class WorkerSettings(LogSettings, TraceSettings):
     """How a rank finds its routers."""
 
     routers: str = Field(default="127.0.0.1:8001", description="host:port, comma separated; names are re-resolved")

@@ -54,6 +54,7 @@ class Generation:
         self.first_answer_at: float | None = None
         self.thought_ended_at: float | None = None
         self.done = False
+        self.finish_reason = ""
         self._last_token_at = 0.0
         self._started_at = call.clock()
         self._prompt = prompt
@@ -118,6 +119,7 @@ class Generation:
             prompt_token_ids=[*self._prompt, *self._token_ids],
             sampling=sampling,
             cache_salt=self._cache_salt,
+            traceparent=self.call.trace.traceparent if self.call.trace is not None else "",
         )
 
     def abort(self) -> None:
@@ -247,6 +249,7 @@ class Generation:
         if running:
             self.abort()
         self.done = True
+        self.finish_reason = reason
         self._push(self.choice.end())
         self._metrics.choice(self.choice.thought, reason, self.thinking_seconds, self.choice.reasoning_tokens)
         self.call.finish(self.index, reason, self.choice.thought)

@@ -9,6 +9,7 @@ import signal
 import socket
 import uuid
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import grpc
 import uvicorn
@@ -34,6 +35,7 @@ from r1_serve.router.north import SERVICE, Reasoning
 from r1_serve.router.ranks import Ranks
 from r1_serve.router.service import Service
 from r1_serve.settings import RouterSettings
+from r1_serve.tracing import tracing
 
 logger = logging.getLogger(__name__)
 
@@ -77,17 +79,20 @@ async def _until_signalled(plans: Sequence[Plan], settings: RouterSettings) -> N
 class Router:
     """Everything of one router. ``start`` opens both ports, ``stop`` drains and closes them."""
 
-    def __init__(self, plans: Sequence[Plan], settings: RouterSettings, registry: CollectorRegistry) -> None:
-        """Loads the checkpoints' tokenizers. Raises StartupError."""
+    def __init__(
+        self, plans: Sequence[Plan], settings: RouterSettings, registry: CollectorRegistry, exporter: Any = None
+    ) -> None:
+        """``exporter`` of spans is a test's. Loads the checkpoints' tokenizers. Raises StartupError."""
         try:
             chosen = policy(settings.policy)
         except ValueError as e:
             raise StartupError(f"R1_POLICY: {e}") from e
         self._settings = settings
+        self._tracing = tracing(settings, "r1-router", exporter)
         self.catalog = Catalog(plans)
         self.metrics = Metrics(registry)
         self.ranks = Ranks(on_change=self._changed)
-        self.service = Service(self.catalog, self.ranks, chosen, self.metrics, settings)
+        self.service = Service(self.catalog, self.ranks, chosen, self.metrics, settings, tracing=self._tracing)
         self.ranks.on_leave = self.service.desk.left
         registry.register(RankCollector(self.ranks, self.catalog.models))
         registry.register(QueueCollector(self.service))
@@ -123,6 +128,8 @@ class Router:
         await self._http_task
         await self._grpc.stop(0.5)
         await asyncio.gather(*self._publishing)  # the ranks just detached
+        if self._tracing is not None:
+            self._tracing.stop()
 
     async def _start_grpc(self) -> None:
         self._grpc = grpc.aio.server(options=GRPC_OPTIONS)

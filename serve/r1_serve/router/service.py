@@ -35,6 +35,7 @@ from r1_serve.router.request import ChatRequest
 from r1_serve.router.slo import Slo
 from r1_serve.router.tenants import TenantsFile
 from r1_serve.settings import RouterSettings
+from r1_serve.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class Service:
         metrics: Metrics,
         settings: RouterSettings,
         clock: Callable[[], float] = time.monotonic,
+        tracing: Tracing | None = None,
     ) -> None:
         self.catalog = catalog
         self.ranks = ranks
@@ -63,6 +65,7 @@ class Service:
         self.tenants = TenantsFile(settings.tenants, clock)
         self.desk = Desk(catalog, ranks, policy, clock)
         self._clock = clock
+        self._tracing = tracing
         self.migrations = Migrations(self._move, metrics, clock, settings.resume_wait_s)
         self.desk.begun_first = self.migrations.look
         self._slo = {name: Slo(settings.slo_first_answer_s, clock) for name in catalog.models}
@@ -80,10 +83,15 @@ class Service:
         return not self.stopping and all(self.ranks.ready(name) for name in self.catalog.models)
 
     async def open(
-        self, request: ChatRequest, request_id: str, timeout_s: float | None = None, key: str | None = None
+        self,
+        request: ChatRequest,
+        request_id: str,
+        timeout_s: float | None = None,
+        key: str | None = None,
+        traceparent: str | None = None,
     ) -> Call:
         """Let ``request`` in; it ends after ``timeout_s`` or the settings' limit, whichever is less. ``key`` is the
-        client's API key. Raises R1Error."""
+        client's API key, ``traceparent`` its W3C trace context. Raises R1Error."""
         if self.stopping:
             raise self.refused(RouterStopping("this router is stopping: send the request to another", retry_after=1.0))
         try:
@@ -103,6 +111,8 @@ class Service:
             on_end=self._ended,
         )
         self.calls.add(call)
+        if self._tracing is not None:
+            call.trace = self._tracing.chat(call, traceparent)
         try:
             await self._start(call)
         except R1Error as e:
@@ -168,6 +178,8 @@ class Service:
         if logger.isEnabledFor(logging.DEBUG):
             told = {"request_id": call.request_id}
             logger.debug("request %s: budget %s; %s", call.request_id, budget.explain(), call.route, extra=told)
+        if call.trace is not None:
+            call.trace.begun()
         for index, rank in enumerate(ranks):
             choice = Choice(model.vocabulary, thinking=model.opens_thought, stop=request.stop)
             own = pb.Sampling()
@@ -188,6 +200,8 @@ class Service:
         self.desk.ended(call)
         if self.stopping and not self.calls:
             self._idle.set()
+        if call.trace is not None:
+            call.trace.ended(error)
         name = call.model.name
         self.metrics.outcome(name, error)
         met = in_time(call, error, self.settings.slo_first_answer_s)
@@ -208,6 +222,7 @@ class Service:
                 usage.total_seconds,
                 extra={
                     "request_id": call.request_id,
+                    **({"trace_id": call.trace.trace_id} if call.trace is not None else {}),
                     "model": name,
                     "tenant": call.tenant.name,
                     "outcome": error.reason if error else "ok",

@@ -11,6 +11,7 @@ from r1_cluster.plan import Plan, Pool
 from r1_serve import logs
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.settings import WorkerSettings
+from r1_serve.tracing import tracing
 from r1_serve.workers import engine as engines
 from r1_serve.workers import gang as gangs
 from r1_serve.workers.attachment import PROTOCOL_VERSION, Attachments, targets
@@ -33,15 +34,19 @@ class Rank:
         gang = await gangs.join(pool.layout.accelerators_per_rank)
         gangs.bind(gang)
         self._drain_s = settings.drain_s
-        self._generations = Generations()
+        self._tracing = tracing(settings, "r1-worker")
+        self._generations = Generations(tracing=self._tracing)
         self._engine = engines.start(
-            engines.engine_arguments(plan, pool, gang), gang.placement_group, self._generations.step
+            engines.engine_arguments(plan, pool, gang, settings.otlp_endpoint),
+            gang.placement_group,
+            self._generations.step,
         )
         self._generations.serve(self._engine)
         self._engine.output_handler.add_done_callback(lambda _: self._generations.fail())
         self._demands = Demands()
         greeting = hello(plan, pool, gang, engines.kv_tokens(self._engine))
         greeting.wants_demand = settings.max_gangs is not None
+        self._generations.hello = greeting
         self._attachments = Attachments(
             greeting,
             self._generations,
@@ -72,6 +77,8 @@ class Rank:
         await self._generations.drain(self._drain_s)
         await self._attachments.leave()
         self._engine.shutdown()
+        if self._tracing is not None:
+            self._tracing.stop()
 
 
 def hello(plan: Plan, pool: Pool, gang: gangs.Gang, kv_tokens: int) -> pb.Hello:

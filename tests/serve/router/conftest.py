@@ -149,9 +149,9 @@ async def world_of() -> AsyncIterator[Callable[..., Awaitable[World]]]:
     """``await world_of(plans, **settings)``."""
     worlds: list[World] = []
 
-    async def make(plans: Sequence[Plan] = (PLAN,), **settings: Any) -> World:
+    async def make(plans: Sequence[Plan] = (PLAN,), exporter: Any = None, **settings: Any) -> World:
         values = {"http_port": 0, "grpc_port": 0, "drain_s": 0.0, "worker_wait_s": 0.0, "resume_wait_s": 0.0} | settings
-        router = Router(plans, RouterSettings(**values), CollectorRegistry())
+        router = Router(plans, RouterSettings(**values), CollectorRegistry(), exporter)
         await router.start()
         worlds.append(World(router))
         return worlds[-1]

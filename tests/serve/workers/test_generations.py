@@ -28,9 +28,13 @@ class Engine:
     def __init__(self) -> None:
         self.collectors: dict[str, Collector] = {}
         self.priorities: dict[str, int] = {}
+        self.traced: dict[str, Any] = {}
         self.aborted: list[str] = []
 
-    async def add_request(self, request_id: str, prompt: Any, params: Any, *, priority: int) -> Collector:
+    async def add_request(
+        self, request_id: str, prompt: Any, params: Any, *, priority: int, trace_headers: Any = None
+    ) -> Collector:
+        self.traced[request_id] = trace_headers
         if prompt["prompt_token_ids"] == [666]:
             raise ValueError("the prompt\nis too long")
         if prompt["prompt_token_ids"] == [999]:

@@ -40,7 +40,9 @@ async def chat_completions(request: Request) -> Response:
             raise InvalidRequest("stream_options: only with stream true", field="stream_options")
     except R1Error as e:
         raise service.refused(e) from None
-    call = await service.open(chat, request.state.request_id, timeout_s, _key(request))
+    call = await service.open(
+        chat, request.state.request_id, timeout_s, _key(request), request.headers.get("traceparent")
+    )
     if not body.stream:
         return _Whole(call)
     options = body.stream_options
