@@ -16,6 +16,7 @@ from r1_serve.router.limits import UNLIMITED
 from r1_serve.router.models import ServedModel
 from r1_serve.router.request import ChatRequest
 from r1_serve.router.usage import Usage
+from r1_serve.tracing import ChatTrace
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class Call:
         self.ended_at: float | None = None
         self.prompt_tokens = 0
         self.budget = UNLIMITED  # of each choice's thought, resolved when its turn comes
+        self.trace: ChatTrace | None = None
         self.route = ""  # where it went and which scores decided
         self.generations: list[Generation] = []
         self.error: R1Error | None = None

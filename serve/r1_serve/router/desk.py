@@ -52,6 +52,18 @@ class _Held:
     begin: Begin
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """``wait_s``: how long what is ``queued`` takes to start. ``pressure``: forecast KV over all KV,
+    ``placed_pressure`` this router's part of it. ``saturation`` as of Admission."""
+
+    queued: int
+    wait_s: float
+    pressure: float
+    placed_pressure: float
+    saturation: float
+
+
 class Desk:
     """All models. ``begin(ranks, budget)`` of an admitted call is called once, at its turn: with a rank for each choice
     and the thinking budget as resolved at that moment."""
@@ -77,6 +89,14 @@ class Desk:
 
     def queued(self, model: str) -> int:
         return self._dispatchers[model].admission.queued
+
+    def load(self, model: str) -> Load:
+        """What waits for ``model`` and how much of its ranks is spoken for."""
+        dispatcher, now = self._dispatchers[model], self._clock()
+        views, admission = self._views(model), dispatcher.admission
+        room, all_kv = dispatcher.room(views), sum(view.kv_tokens for view in views)
+        placed = sum(dispatcher.ledger.peak(view.worker_id) for view in views) / all_kv if all_kv else 0.0
+        return Load(admission.queued, admission.wait_s(now), room.pressure, placed, admission.saturation(room, now))
 
     def recent(self, model: str) -> list[Decision]:
         """The last decisions, newest first, and why."""

@@ -13,6 +13,7 @@ from r1_cluster.plan import Plan, Pool
 from r1_serve.errors import StartupError
 from r1_serve.rehearsal.settings import environment
 from r1_serve.settings import WorkerSettings, load
+from r1_serve.workers.autoscaling import autoscaling
 from r1_serve.workers.rank import Rank
 
 HEALTH_CHECK_PERIOD_S = 2.0
@@ -21,8 +22,9 @@ SHUTDOWN_GRACE_S = 15.0
 START_ATTEMPTS = 3  # a broken checkpoint fails every time: say so soon
 
 
-def deployment_options(plan: Plan, pool: Pool, *, threads: int) -> dict[str, Any]:
-    """Keyword arguments of ``serve.deployment``: one replica a rank, holding one bundle an accelerator.
+def deployment_options(plan: Plan, pool: Pool, *, threads: int, max_gangs: int | None = None) -> dict[str, Any]:
+    """Keyword arguments of ``serve.deployment``: one replica a rank, holding one bundle an accelerator; ``max_gangs``
+    turns autoscaling on.
 
     A rank of one accelerator computes in the replica, which therefore holds it; with more, vLLM's Ray workers hold
     them and the replica only drives.
@@ -35,7 +37,11 @@ def deployment_options(plan: Plan, pool: Pool, *, threads: int) -> dict[str, Any
     environment_variables = environment(threads=threads) if plan.fleet.accelerator == "cpu" else {}
     return {
         "name": f"rank-{pool.name}",
-        "num_replicas": pool.gangs * layout.data_parallel_size,
+        **(
+            {"num_replicas": pool.gangs * layout.data_parallel_size}
+            if max_gangs is None
+            else {"autoscaling_config": autoscaling(pool, max_gangs)}
+        ),
         "gang_scheduling_config": GangSchedulingConfig(gang_size=layout.data_parallel_size),
         "placement_group_bundles": [driver] + [{"GPU": 1.0}] * (layout.accelerators_per_rank - 1),
         "ray_actor_options": {
@@ -54,7 +60,7 @@ def build(plan: Plan, pool: Pool, settings: WorkerSettings, *, threads: int = 1)
     """The Serve application of one pool."""
     from ray import serve
 
-    deployment = serve.deployment(**deployment_options(plan, pool, threads=threads))(Rank)
+    deployment = serve.deployment(**deployment_options(plan, pool, threads=threads, max_gangs=settings.max_gangs))(Rank)
     return deployment.bind(plan.model_dump_json(), pool.name, settings.model_dump_json())
 
 
@@ -71,7 +77,16 @@ def deploy(plan: Plan, *, routers: str | None = None, threads: int = 1) -> None:
     from ray import serve
     from ray.serve.config import ProxyLocation
 
+    if plan.separate:
+        raise StartupError(
+            f"plan {plan.name} has prefill and decode pools, and these workers do not hand over KV: plan with "
+            "`r1 plan --pools unified`, or run the lines of `r1 plan --emit vllm-command`"
+        )
     settings = load(WorkerSettings, routers=routers)
+    most = settings.max_gangs
+    for pool in plan.pools:
+        if most is not None and most < pool.gangs:
+            raise StartupError(f"R1_MAX_GANGS is {most}, below the plan's {pool.gangs} gangs of pool {pool.name}")
     serve.start(proxy_location=ProxyLocation.Disabled)
     for pool in plan.pools:
         try:

@@ -14,8 +14,8 @@ from r1_serve.workers.gang import Gang
 StepHook = Callable[[Any, Any], None]
 
 
-def engine_arguments(plan: Plan, pool: Pool, gang: Gang) -> dict[str, Any]:
-    """Keyword arguments of ``AsyncEngineArgs`` for one rank.
+def engine_arguments(plan: Plan, pool: Pool, gang: Gang, otlp_endpoint: str | None = None) -> dict[str, Any]:
+    """Keyword arguments of ``AsyncEngineArgs`` for one rank; with ``otlp_endpoint`` vLLM sends its own spans there.
 
     A rank of one accelerator computes in its engine's own process; more go through vLLM's Ray executor, on CPU exactly
     as on GPUs.
@@ -41,8 +41,12 @@ def engine_arguments(plan: Plan, pool: Pool, gang: Gang) -> dict[str, Any]:
         "enable_log_requests": False,
         "disable_log_stats": True,
     }
+    if engine.kv_cache_dtype is not None:
+        arguments["kv_cache_dtype"] = engine.kv_cache_dtype
     if plan.fleet.kv_cache_gib_per_rank is not None:
         arguments |= rehearsal_arguments(kv_cache_gib=plan.fleet.kv_cache_gib_per_rank)
+    if otlp_endpoint is not None:
+        arguments["otlp_traces_endpoint"] = otlp_endpoint
     if gang.size > 1:
         arguments |= {
             "data_parallel_size": gang.size,

@@ -8,11 +8,14 @@ import uuid
 
 from r1_cluster.plan import Plan, Pool
 
+from r1_serve import logs
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.settings import WorkerSettings
+from r1_serve.tracing import tracing
 from r1_serve.workers import engine as engines
 from r1_serve.workers import gang as gangs
 from r1_serve.workers.attachment import PROTOCOL_VERSION, Attachments, targets
+from r1_serve.workers.autoscaling import Demands
 from r1_serve.workers.generations import Generations
 from r1_serve.workers.kv_events import KvEvents, endpoint_of, fits
 
@@ -28,22 +31,29 @@ class Rank:
         plan = Plan.model_validate_json(plan_json)
         pool = next(pool for pool in plan.pools if pool.name == pool_name)
         settings = WorkerSettings.model_validate_json(settings_json)
+        logs.configure(settings)
         gang = await gangs.join(pool.layout.accelerators_per_rank)
         gangs.bind(gang)
         self._drain_s = settings.drain_s
-        self._generations = Generations()
-        arguments = engines.engine_arguments(plan, pool, gang)
+        self._tracing = tracing(settings, "r1-worker")
+        self._generations = Generations(tracing=self._tracing)
+        arguments = engines.engine_arguments(plan, pool, gang, settings.otlp_endpoint)
         self._kv_events = KvEvents() if plan.engine.enable_prefix_caching else None
         if self._kv_events is not None:
             arguments |= self._kv_events.engine_arguments()
         self._engine = engines.start(arguments, gang.placement_group, self._generations.step)
         self._generations.serve(self._engine)
         self._engine.output_handler.add_done_callback(lambda _: self._generations.fail())
+        self._demands = Demands()
+        greeting = hello(plan, pool, gang, engines.kv_tokens(self._engine))
+        greeting.wants_demand = settings.max_gangs is not None
+        self._generations.hello = greeting
         self._attachments = Attachments(
-            hello(plan, pool, gang, engines.kv_tokens(self._engine)),
+            greeting,
             self._generations,
             targets(settings.routers),
             resolve_interval_s=settings.resolve_interval_s,
+            demands=self._demands,
         )
         self._tasks = [asyncio.create_task(self._attachments.run()), asyncio.create_task(self._generations.beat())]
         if self._kv_events is not None and fits(self._engine.vllm_config.cache_config.block_size):
@@ -59,6 +69,10 @@ class Rank:
             if task.done():
                 raise RuntimeError(f"a background task of the rank ended: {task.exception()!r}")
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve every few seconds where the pool scales: what is asked of the fleet."""
+        return self._demands.stats()
+
     async def __del__(self) -> None:
         """Called by Serve once, before it ends the replica."""
         if not hasattr(self, "_tasks"):
@@ -70,6 +84,8 @@ class Rank:
         self._engine.shutdown()
         if self._kv_events is not None:
             self._kv_events.close()
+        if self._tracing is not None:
+            self._tracing.stop()
 
 
 def hello(plan: Plan, pool: Pool, gang: gangs.Gang, kv_tokens: int) -> pb.Hello:

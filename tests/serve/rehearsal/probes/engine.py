@@ -43,6 +43,16 @@ def engine(tensor: int, data: int) -> Any:
     )  # fmt: skip
 
 
+def memory(llm: Any) -> dict[str, Any]:
+    """What vLLM itself counts: tokens its KV cache holds, and bytes of parameters on each tensor rank."""
+    from r1_serve.workers.engine import kv_tokens
+
+    def parameters(model: Any) -> int:
+        return sum(each.numel() * each.element_size() for each in model.parameters())
+
+    return {"kv_tokens": kv_tokens(llm.llm_engine), "weights": llm.apply_model(parameters)}
+
+
 def answer(llm: Any, asked: list[list[int]]) -> list[dict[str, Any]]:
     """Tokens of each answer, and the TOP log-probabilities before every token but the prompt's first."""
     from vllm import SamplingParams
@@ -110,11 +120,13 @@ def data_parallel(tensor: int, world: int) -> list[list[int]]:
 def main() -> None:
     tensor, data = int(sys.argv[1]), int(sys.argv[2])
     os.environ |= environment(threads=1)
+    os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # for `memory`'s function, which is ours
     facts: dict[str, Any] = {}
     if data > 1:
         facts["tokens"] = data_parallel(tensor, data)
     else:
         asked, llm = prompts(), engine(tensor, data)
+        facts["memory"] = memory(llm)
         answers = answer(llm, asked)
         facts["tokens"] = [got["tokens"] for got in answers]
         if tensor == 1:
