@@ -40,6 +40,7 @@ class Rank:
             engines.engine_arguments(plan, pool, gang, settings.otlp_endpoint),
             gang.placement_group,
             self._generations.step,
+            vllm_metrics=settings.vllm_metrics,
         )
         self._generations.serve(self._engine)
         self._engine.output_handler.add_done_callback(lambda _: self._generations.fail())
