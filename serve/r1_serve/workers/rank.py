@@ -41,7 +41,9 @@ class Rank:
         self._kv_events = KvEvents() if plan.engine.enable_prefix_caching else None
         if self._kv_events is not None:
             arguments |= self._kv_events.engine_arguments()
-        self._engine = engines.start(arguments, gang.placement_group, self._generations.step)
+        self._engine = engines.start(
+            arguments, gang.placement_group, self._generations.step, vllm_metrics=settings.vllm_metrics
+        )
         self._generations.serve(self._engine)
         self._engine.output_handler.add_done_callback(lambda _: self._generations.fail())
         self._demands = Demands()
