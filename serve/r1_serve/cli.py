@@ -13,6 +13,8 @@ from typing import Annotated
 import typer
 from r1_cluster.plan import Plan, PlanError, shipped
 
+from r1_serve.launch import pods
+
 app = typer.Typer(
     name="r1",
     help="Serve the DeepSeek-R1 family, and rehearse every layout on a laptop.",
@@ -144,6 +146,9 @@ def validate(
     from r1_serve.launch.validation import show
 
     show(report, Console(width=None if sys.stdout.isatty() else 200))
+
+
+pods.add_to(app)
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from r1_serve.workers import engine as engines
 from r1_serve.workers import gang as gangs
 from r1_serve.workers.attachment import PROTOCOL_VERSION, Attachments, targets
 from r1_serve.workers.generations import Generations
+from r1_serve.workers.leaving import Doorway
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +31,12 @@ class Rank:
         gang = await gangs.join(pool.layout.accelerators_per_rank)
         gangs.bind(gang)
         self._drain_s = settings.drain_s
+        self._leave_s = settings.leave_s
+        self._left = False
+        self._doorway = Doorway(settings.run_dir)
         self._generations = Generations()
         self._engine = engines.start(
-            engines.engine_arguments(plan, pool, gang), gang.placement_group, self._generations.step
+            engines.engine_arguments(plan, pool, gang, settings), gang.placement_group, self._generations.step
         )
         self._generations.serve(self._engine)
         self._engine.output_handler.add_done_callback(lambda _: self._generations.fail())
@@ -42,15 +46,28 @@ class Rank:
             targets(settings.routers),
             resolve_interval_s=settings.resolve_interval_s,
         )
-        self._tasks = [asyncio.create_task(self._attachments.run()), asyncio.create_task(self._generations.beat())]
+        self._attaching = asyncio.create_task(self._attachments.run())
+        self._tasks = [self._attaching, *map(asyncio.create_task, (self._generations.beat(), self._leave_when_asked()))]
+        self._doorway.enter()
         logger.info("rank %d of gang %s is ready", gang.rank, gang.gang_id)
 
     async def check_health(self) -> None:
         """Called by Serve; raising makes it restart the whole gang."""
+        if self._left:
+            return  # its pod is about to end; a restart would only come back to it
         await self._engine.check_health()
         for task in self._tasks:
             if task.done():
                 raise RuntimeError(f"a background task of the rank ended: {task.exception()!r}")
+
+    async def _leave_when_asked(self) -> None:
+        """`r1 leave` on this node: take nothing new, let what runs end for ``leave_s``, hand over the rest."""
+        await self._doorway.asked()
+        self._left = True
+        self._attaching.cancel()
+        await self._generations.drain(self._leave_s)
+        await self._attachments.leave()
+        self._doorway.gone()
 
     async def __del__(self) -> None:
         """Called by Serve once, before it ends the replica."""
@@ -60,6 +77,7 @@ class Rank:
             task.cancel()
         await self._generations.drain(self._drain_s)
         await self._attachments.leave()
+        self._doorway.gone()
         self._engine.shutdown()
 
 
