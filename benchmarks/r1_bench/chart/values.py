@@ -275,7 +275,7 @@ class ServiceAccount(_Strict):
 class Values(_Strict):
     model: str
     image: Image
-    plan: Plan | None
+    plan: Plan | None = None  # its own message is better than the schema's
     previousPlans: list[Plan]
     gpu: Gpu
     weights: Weights
