@@ -16,7 +16,7 @@ INSTALL := VENV=$(VENV) PYTHON=$(PYTHON) requirements/install.sh
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install serve test test-slow check format nano topology bench-router failover observability lock protos clean
+.PHONY: help install serve test test-slow check format nano topology bench-router failover observability chart-check chart-schema lock protos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,12 @@ failover: $(VENV)/.dev ## kill ranks under STREAMS=64 greedy streams on FAILOVER
 
 observability: $(VENV)/.dev ## write the Grafana dashboards and the chart's copies of them and of Prometheus' rules
 	@$(BIN)/python -m r1_serve.observability .
+
+chart-check: $(VENV)/.dev ## render the chart with every values file and variation, validate it all; ends with one JSON object
+	@$(BIN)/python -m r1_bench.chart.check helm $(ARGS)
+
+chart-schema: $(VENV)/.dev ## write helm/values.schema.json and what the chart's checks know, from types and catalog
+	@$(BIN)/python -m r1_bench.chart.values helm
 
 lock: $(VENV)/.dev ## resolve requirements/*.lock again from pyproject.toml; UPGRADE=1 takes the newest versions
 	@UPGRADE=$(UPGRADE) requirements/lock.sh

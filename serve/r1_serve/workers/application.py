@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
 from r1_cluster.plan import Plan, Pool
 
 from r1_serve.errors import StartupError
@@ -62,6 +63,29 @@ def build(plan: Plan, pool: Pool, settings: WorkerSettings, *, threads: int = 1)
 
     deployment = serve.deployment(**deployment_options(plan, pool, threads=threads, max_gangs=settings.max_gangs))(Rank)
     return deployment.bind(plan.model_dump_json(), pool.name, settings.model_dump_json())
+
+
+class ServeArguments(BaseModel):
+    """``args`` of an application in a Serve config file, such as a RayService's ``serveConfigV2``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    plan: str = Field(description="a .yaml file on every node, or a shipped plan's name")
+    pool: str | None = Field(default=None, description="default: the plan's only one")
+    routers: str | None = None
+    threads: int = Field(default=1, ge=1)
+
+
+def configured(args: ServeArguments) -> Any:
+    """The application of a Serve config file: ``import_path: r1_serve.workers.application:configured``.
+
+    Raises PlanError, and StartupError where the plan has no such pool or an address is malformed.
+    """
+    plan = Plan.load(args.plan)
+    found = [pool for pool in plan.pools if args.pool in (None, pool.name)]
+    if len(found) != 1:
+        raise StartupError(f"args.pool is {args.pool}: plan {plan.name} has {', '.join(p.name for p in plan.pools)}")
+    return build(plan, found[0], load(WorkerSettings, routers=args.routers), threads=args.threads)
 
 
 def app_name(plan: Plan, pool: Pool) -> str:
