@@ -16,7 +16,7 @@ INSTALL := VENV=$(VENV) PYTHON=$(PYTHON) requirements/install.sh
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install serve test test-slow check format nano topology bench-router failover observability chart-check chart-schema lock protos clean
+.PHONY: help install serve test test-slow check format nano topology bench-router failover observability chart-check chart-schema kernels-aot test-interpret bench-kernels lock protos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,15 @@ chart-check: $(VENV)/.dev ## render the chart with every values file and variati
 
 chart-schema: $(VENV)/.dev ## write helm/values.schema.json and what the chart's checks know, from types and catalog
 	@$(BIN)/python -m r1_bench.chart.values helm
+
+kernels-aot: $(VENV)/.dev ## compile every kernel for sm_90 and sm_100 without a GPU, against the committed table; ARGS=--write
+	@$(BIN)/python -m r1_kernels.aot $(ARGS)
+
+test-interpret: $(VENV)/.dev ## the kernels' tests under Triton's interpreter (two minutes)
+	@TRITON_INTERPRET=1 $(BIN)/pytest tests/kernels/interpret $(ARGS)
+
+bench-kernels: $(VENV)/.dev ## check and time the fused MoE kernels on this machine's GPU (under ten minutes)
+	@$(BIN)/python -m r1_kernels.bench $(ARGS)
 
 lock: $(VENV)/.dev ## resolve requirements/*.lock again from pyproject.toml; UPGRADE=1 takes the newest versions
 	@UPGRADE=$(UPGRADE) requirements/lock.sh
