@@ -70,9 +70,9 @@ def table(result: dict[str, Any]) -> str:
         "# What simulating a fleet costs",
         "",
         f"`{environment['command']}` on {environment['date']}, {environment['hardware']}, {environment['versions']}.",
-        f"Plan {result['plan']} ({result['layout']}), workload {result['workload']} at {result['per_gpu']:g} requests/s a "
-        "GPU, one core. CPU seconds of the process, start to end; the machine was shared with other work. `refresh s`: how "
-        "old the router's KV forecasts may get (live: 1).",
+        f"Plan {result['plan']} ({result['layout']}), {result['workload']} at {result['per_gpu']:g} requests/s a GPU, "
+        "one core. CPU seconds of the process, start to end; the machine was shared with other work. "
+        "`refresh s`: how old the router's KV forecasts may get (live: 1).",
         "",
         "| " + " | ".join(COLUMNS.values()) + " |",
         "|---" * len(COLUMNS) + "|",

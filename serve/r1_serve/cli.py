@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from r1_cluster.plan import Plan, PlanError, shipped
 
+from r1_serve.simulation.capacity import command as capacity_command
 from r1_serve.simulation.command import command as simulate_command
 
 app = typer.Typer(
@@ -149,6 +150,7 @@ def validate(
 
 
 app.command("simulate")(simulate_command)
+app.command("capacity")(capacity_command)
 
 
 def main() -> None:

@@ -37,6 +37,19 @@ def parse_slo(text: str) -> Slo:
     return Slo(**given)
 
 
+def parse_budgets(text: str) -> list[int | None]:
+    """``none,16k,8k,4096``: thinking tokens, k for 1,024; none for no limit."""
+    found: list[int | None] = []
+    for item in (part.strip() for part in text.split(",")):
+        if item == "none":
+            found.append(None)
+        elif re.fullmatch(r"[0-9]{1,7}k?", item):
+            found.append(int(item.removesuffix("k")) * (1024 if item.endswith("k") else 1))
+        else:
+            raise SimulationError(f"budget {item!r}: give none or tokens, such as none,16k,8k,4k")
+    return found
+
+
 def load_profile(path: Path) -> Linear:
     """Measured seconds: ``step_s``, ``sequence_s``, ``kv_token_s``, ``prompt_token_s``, optional ``first_token_s``."""
     names = [f.name for f in fields(Linear) if f.name != "kv_tokens"]

@@ -30,7 +30,9 @@ def command(
         list[str] | None, typer.Option(metavar="AT:GANG[:S]", help="a gang is lost then, and back after S seconds")
     ] = None,
     profile: Annotated[Path | None, typer.Option(help="YAML of measured step times instead of the model's")] = None,
-    refresh: Annotated[float, typer.Option(help="seconds a router's KV forecast may be old; live: 1")] = 1.0,
+    refresh: Annotated[
+        float | None, typer.Option(help="seconds a router's KV forecast may be old; live 1, here 5 above 32 ranks")
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="write index.html, report.md and report.json here")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 Points = Sequence[tuple[float, float]]
@@ -13,7 +13,7 @@ COLOURS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#475569")
 
 
 def plot(
-    series: dict[str, Points], *, x: str, y: str, log_x: bool = False, log_y: bool = False, marks: bool = False
+    series: Mapping[str, Points], *, x: str, y: str, log_x: bool = False, log_y: bool = False, marks: bool = False
 ) -> str:
     """``series`` by name; ``x`` and ``y`` are the axes' titles. Points that a logarithmic axis cannot show are left
     out."""
