@@ -71,6 +71,14 @@ class WorkerSettings(LogSettings, TraceSettings):
     drain_s: float = Field(
         default=5.0, ge=0, le=12, description="how long a leaving rank goes on before it hands over what still runs"
     )
+    run_dir: Path | None = Field(
+        default=None, description="folder through which `r1 leave` asks this node's ranks to go"
+    )
+    leave_s: float = Field(default=900.0, ge=0, description="how long running requests may go on after `r1 leave`")
+    weights: str | None = Field(
+        default=None, description="s3://, gs:// or az:// address that vLLM streams weights from"
+    )
+    load_format: str | None = Field(default=None, description="vLLM's loader; default: its own choice")
 
 
 Kind = TypeVar("Kind", bound=BaseSettings)
@@ -83,6 +91,17 @@ def load(kind: type[Kind], **flags: object) -> Kind:
     except ValidationError as e:
         faults = "; ".join(f"R1_{'_'.join(map(str, f['loc'])).upper()}: {f['msg']}" for f in e.errors())
         raise StartupError(f"bad setting: {faults}") from e
+
+
+def models_folder() -> Path | None:
+    """Where checkpoints named by a hub id lie: ``R1_MODELS``."""
+    folder = os.environ.get("R1_MODELS")
+    return Path(folder) if folder else None
+
+
+def secret(name: str) -> str | None:
+    """A credential that must not be on a command line: ``R1_API_KEY``, ``R1_FETCH_TOKEN``."""
+    return os.environ.get(name) or None
 
 
 def ray_address() -> str | None:

@@ -25,6 +25,7 @@ from r1_serve.errors import (
     TenantQuota,
     TooLongForPlan,
 )
+from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.router.call import Call
 from r1_serve.router.choice import Thought
 from r1_serve.router.models import Catalog, ServedModel
@@ -167,6 +168,14 @@ class Desk:
     def left(self, rank: Rank) -> None:
         """A rank is gone."""
         self._dispatchers[rank.hello.model].left(rank.hello.worker_id)
+
+    def kv_changed(self, rank: Rank, change: pb.KvChange) -> None:
+        """A rank's engine says what its prefix cache holds: from then on that alone counts."""
+        prefix, worker_id = self._dispatchers[rank.hello.model].prefix, rank.hello.worker_id
+        if change.cleared:
+            prefix.cleared(worker_id)
+        prefix.removed(worker_id, [block.to_bytes(8, "big") for block in change.removed])
+        prefix.stored(worker_id, [block.to_bytes(8, "big") for block in change.stored])
 
     def _start_due(self, name: str) -> None:
         self._due.discard(name)

@@ -94,6 +94,7 @@ class Router:
         self.ranks = Ranks(on_change=self._changed)
         self.service = Service(self.catalog, self.ranks, chosen, self.metrics, settings, tracing=self._tracing)
         self.ranks.on_leave = self.service.desk.left
+        self.ranks.on_kv = self.service.desk.kv_changed
         registry.register(RankCollector(self.ranks, self.catalog.models))
         registry.register(QueueCollector(self.service))
         registry.register(PlanCollector(plans))

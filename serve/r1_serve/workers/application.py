@@ -9,6 +9,7 @@ import re
 from functools import partial
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
 from r1_cluster.plan import Plan, Pool
 
 from r1_serve.errors import StartupError
@@ -66,6 +67,29 @@ def build(plan: Plan, pool: Pool, settings: WorkerSettings, *, threads: int = 1)
     return deployment.bind(plan.model_dump_json(), pool.name, settings.model_dump_json())
 
 
+class ServeArguments(BaseModel):
+    """``args`` of an application in a Serve config file, such as a RayService's ``serveConfigV2``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    plan: str = Field(description="a .yaml file on every node, or a shipped plan's name")
+    pool: str | None = Field(default=None, description="default: the plan's only one")
+    routers: str | None = None
+    threads: int = Field(default=1, ge=1)
+
+
+def configured(args: ServeArguments) -> Any:
+    """The application of a Serve config file: ``import_path: r1_serve.workers.application:configured``.
+
+    Raises PlanError, and StartupError where the plan has no such pool or an address is malformed.
+    """
+    plan = Plan.load(args.plan)
+    found = [pool for pool in plan.pools if args.pool in (None, pool.name)]
+    if len(found) != 1:
+        raise StartupError(f"args.pool is {args.pool}: plan {plan.name} has {', '.join(p.name for p in plan.pools)}")
+    return build(plan, found[0], load(WorkerSettings, routers=args.routers), threads=args.threads)
+
+
 def app_name(plan: Plan, pool: Pool) -> str:
     return f"{plan.name}-{pool.name}"
 
@@ -79,6 +103,11 @@ def deploy(plan: Plan, *, routers: str | None = None, threads: int = 1) -> None:
     from ray import serve
     from ray.serve.config import ProxyLocation
 
+    if plan.separate:
+        raise StartupError(
+            f"plan {plan.name} has prefill and decode pools, and these workers do not hand over KV: plan with "
+            "`r1 plan --pools unified`, or run the lines of `r1 plan --emit vllm-command`"
+        )
     settings = load(WorkerSettings, routers=routers)
     most = settings.max_gangs
     for pool in plan.pools:

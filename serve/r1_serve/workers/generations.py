@@ -76,12 +76,20 @@ class Generations:
         self._load = pb.Load()
         self._idle = asyncio.Event()
         self.draining = False
+        self.kv_snapshot: Callable[[], pb.KvChange] | None = None  # where the engine tells what its cache holds
 
     def serve(self, engine: Engine) -> None:
         self._engine = engine
 
     def open(self, outbox: Outbox) -> None:
         self._outboxes.append(outbox)
+        if self.kv_snapshot is not None:
+            outbox.send(self._frame([], self.kv_snapshot()))
+
+    def kv_changed(self, change: pb.KvChange) -> None:
+        """Tell every router what the prefix cache gained and lost."""
+        for outbox in self._outboxes:
+            outbox.send(self._frame([], change))
 
     async def close(self, outbox: Outbox) -> None:
         """The router is gone: stop what it asked for."""
@@ -217,8 +225,8 @@ class Generations:
         if self._tracing is not None and live.span is not None:
             self._tracing.generated(live.span, last, live.tokens)
 
-    def _frame(self, deltas: list[pb.Delta]) -> pb.Frame:
-        return pb.Frame(deltas=deltas, load=self._load, draining=self.draining)
+    def _frame(self, deltas: list[pb.Delta], kv: pb.KvChange | None = None) -> pb.Frame:
+        return pb.Frame(deltas=deltas, load=self._load, draining=self.draining, kv=kv)
 
     def _refuse(self, outbox: Outbox, request_id: int, finish: pb.FinishReason, error: str) -> None:
         outbox.send(self._frame([pb.Delta(request_id=request_id, finish=finish, error=error)]))
