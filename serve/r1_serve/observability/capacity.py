@@ -29,7 +29,7 @@ CAPACITY = Dashboard(
                         Query(_predicted("requests_per_second"), "{{plan}} planned for"),
                         Query(_predicted("max_requests_per_second"), "{{plan}} at most"),
                     ),
-                    "The rest holds at the rate planned for; at most: every service level is predicted to hold up to it.",
+                    "The rest holds at the rate planned for; up to the most every service level is predicted to hold.",
                     "reqps",
                     width=12,
                 ),
