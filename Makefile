@@ -16,7 +16,7 @@ INSTALL := VENV=$(VENV) PYTHON=$(PYTHON) requirements/install.sh
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install serve test test-slow check format nano topology bench-router failover chart-check chart-schema lock protos clean
+.PHONY: help install serve test test-slow check format nano topology bench-router failover observability chart-check chart-schema lock protos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ bench-router: $(VENV)/.dev ## the router alone under a synthetic fleet: CPU a to
 
 failover: $(VENV)/.dev ## kill ranks under STREAMS=64 greedy streams on nano-dp2-ep2: anything lost, repeated, different?
 	@$(BIN)/python -m r1_bench.failover --streams $(STREAMS) --plan $(FAILOVER_PLAN) $(ARGS)
+
+observability: $(VENV)/.dev ## write the Grafana dashboards and the chart's copies of them and of Prometheus' rules
+	@$(BIN)/python -m r1_serve.observability .
 
 chart-check: $(VENV)/.dev ## render the chart with every values file and variation, validate it all; ends with one JSON object
 	@$(BIN)/python -m r1_bench.chart.check helm $(ARGS)

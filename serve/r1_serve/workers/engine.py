@@ -19,7 +19,8 @@ def engine_arguments(plan: Plan, pool: Pool, gang: Gang, settings: WorkerSetting
     """Keyword arguments of ``AsyncEngineArgs`` for one rank.
 
     A rank of one accelerator computes in its engine's own process; more go through vLLM's Ray executor, on CPU exactly
-    as on GPUs. ``settings`` says where weights are streamed from, if they are.
+    as on GPUs. ``settings`` says where weights are streamed
+    from, if they are, and where vLLM sends its own spans.
     """
     layout, engine = pool.layout, plan.engine
     streamed = settings.weights if settings else None
@@ -43,10 +44,14 @@ def engine_arguments(plan: Plan, pool: Pool, gang: Gang, settings: WorkerSetting
         "enable_log_requests": False,
         "disable_log_stats": True,
     }
+    if engine.kv_cache_dtype is not None:
+        arguments["kv_cache_dtype"] = engine.kv_cache_dtype
     if plan.fleet.kv_cache_gib_per_rank is not None:
         arguments |= rehearsal_arguments(kv_cache_gib=plan.fleet.kv_cache_gib_per_rank)
     if settings is not None and settings.load_format is not None:
         arguments["load_format"] = settings.load_format
+    if settings is not None and settings.otlp_endpoint is not None:
+        arguments["otlp_traces_endpoint"] = settings.otlp_endpoint
     if gang.size > 1:
         arguments |= {
             "data_parallel_size": gang.size,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from pydantic import ValidationError
-from r1_cluster.plan import Plan, shipped
+from r1_cluster.plan import Plan, Pool, shipped
 from r1_serve.errors import StartupError
 from r1_serve.settings import WorkerSettings
 from r1_serve.workers.application import (
@@ -13,6 +13,7 @@ from r1_serve.workers.application import (
     build,
     cause,
     configured,
+    deploy,
     deployment_options,
 )
 from r1_serve.workers.engine import engine_arguments
@@ -86,6 +87,20 @@ def test_gpu_ranks_are_given_no_cpu_settings() -> None:
     gpu = plan.model_copy(update={"fleet": fleet})
     assert deployment_options(gpu, gpu.pools[0], threads=1)["ray_actor_options"]["runtime_env"]["env_vars"] == {}
     assert "kv_cache_memory_bytes" not in engine_arguments(gpu, gpu.pools[0], gang_of(gpu))
+
+
+def test_the_kv_cache_has_the_plans_type_or_the_models_own() -> None:
+    plan = Plan.load("nano-tp1")
+    fp8 = plan.model_copy(update={"engine": plan.engine.model_copy(update={"kv_cache_dtype": "fp8"})})
+    assert "kv_cache_dtype" not in engine_arguments(plan, plan.pools[0], gang_of(plan))
+    assert engine_arguments(fp8, fp8.pools[0], gang_of(fp8))["kv_cache_dtype"] == "fp8"
+
+
+def test_prefill_and_decode_pools_are_refused_before_anything_starts() -> None:
+    plan = Plan.load("nano-tp1")
+    pools = tuple(Pool(name=role, role=role) for role in ("prefill", "decode"))
+    with pytest.raises(StartupError, match="do not hand over KV: plan with `r1 plan --pools unified`"):
+        deploy(plan.model_copy(update={"pools": pools}))
 
 
 def test_a_pool_becomes_an_application_ray_serve_accepts() -> None:
