@@ -14,6 +14,7 @@ import json
 import platform
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,10 @@ def measure(layout: str, tokens: int, experts: Any, theirs: Any, bytes_per_secon
     if tokens in CHECKED:
         row["max_error"], row["rms_error"] = agree(sets[0].case.run(), sets[0].case.expected(torch.float64))
     out = torch.empty_like(sets[0].x)
-    row["our_us"] = round(microseconds([lambda s=s: ours(s, out) for s in sets]), 1)  # type: ignore[misc]
+    row["our_us"] = round(microseconds([partial(ours, given, out) for given in sets]), 1)
     row["vllm_us"] = None
     if theirs is not None:
-        calls = [lambda s=s: theirs(s.x, s.case.weights, s.case.ids) for s in sets]  # type: ignore[misc]
+        calls = [partial(theirs, given.x, given.case.weights, given.case.ids) for given in sets]
         row["vllm_us"] = round(microseconds(calls), 1)
     row["floor_us"] = round(sum(bytes_touched(s.case) for s in sets) / len(sets) / bytes_per_second * 1e6, 1)
     choice = choose(experts.shape(tokens, 8), gpu_of(out.device))
@@ -66,8 +67,8 @@ def routing_times() -> dict[str, float]:
     for tokens in (1, 16, 64, 1024):
         logits = torch.randn(tokens, R1_EXPERTS, device="cuda")
         bias = torch.randn(R1_EXPERTS, device="cuda") * 0.1
-        call = [lambda x=logits, b=bias: route(x, b, groups=8, top_groups=4, topk=8, scale=2.5)]
-        found[str(tokens)] = round(microseconds(call), 2)
+        call = partial(route, logits, bias, groups=8, top_groups=4, topk=8, scale=2.5)
+        found[str(tokens)] = round(microseconds([call]), 2)
     return found
 
 
@@ -75,11 +76,8 @@ def markdown(result: dict[str, Any]) -> str:
     """The result as a table, losses included."""
     lines = [f"# Fused MoE on {result['gpu']}", "", f"`{result['command']}`, {result['date']}", ""]
     lines += [f"{name}: {result[name]}" for name in ("triton", "torch", "vllm", "bandwidth_TBps", "routing_us")]
-    lines += [
-        "",
-        "| layout | tokens | ours µs | vLLM µs | floor µs | speed-up | over floor | tiles |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    columns = ("layout", "tokens", "ours µs", "vLLM µs", "floor µs", "speed-up", "over floor", "tiles")
+    lines += ["", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for row in result["rows"]:
         gain = f"{row['vllm_us'] / row['our_us']:.2f}" if row["vllm_us"] else "–"
         over = f"{row['our_us'] / row['floor_us']:.2f}" if row["floor_us"] else "–"
@@ -121,7 +119,8 @@ def main(argv: list[str] | None = None) -> int:
         torch.cuda.empty_cache()
     gpu = torch.cuda.get_device_name()
     result = {
-        "gpu": gpu, "date": datetime.date.today().isoformat(), "command": " ".join(["make bench-kernels", *sys.argv[1:]]),
+        "gpu": gpu, "date": datetime.date.today().isoformat(),
+        "command": " ".join(["python -m r1_kernels.bench", *sys.argv[1:]]),
         "triton": triton.__version__, "torch": torch.__version__, "cuda": torch.version.cuda,
         "python": platform.python_version(), "vllm": baseline.available(), "bandwidth_TBps": round(speed / 1e12, 3),
         "routing_us": routing_times(), "rows": rows, "left_out": left_out,

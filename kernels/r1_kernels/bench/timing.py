@@ -63,4 +63,4 @@ def bandwidth() -> float:
         end.record()
         torch.cuda.synchronize()
         times.append(float(start.elapsed_time(end)))
-    return data.numel() * 4 / (sorted(times)[3] * 1e-3)
+    return float(data.numel() * 4 / (sorted(times)[3] * 1e-3))

@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from itertools import product
 
 import torch
+from triton.errors import TritonError
 
 from r1_kernels.aot.cases import LAYOUTS
 from r1_kernels.bench.__main__ import TOKENS
@@ -20,23 +21,22 @@ from r1_kernels.bench.timing import microseconds
 from r1_kernels.bench.workload import experts_of, inputs
 from r1_kernels.cases import Case, DisagreesError, agree
 from r1_kernels.fused_moe.op import gpu_of
-from r1_kernels.fused_moe.tiles import TUNED, MoeTiles, Tile, choose
+from r1_kernels.fused_moe.tiles import TUNED, MoeTiles, choose
 
 
 def candidates(start: MoeTiles) -> Iterator[MoeTiles]:
     """Other choices in the regime of `start`: warps, stages and splits of either GEMM, and rows a block when sorted."""
     few = start.regime == "few"
-    for name in ("gate_up", "down"):
-        tile: Tile = getattr(start, name)
-        splits = (1, 2, 4, 8) if few else (1,)
-        for warps, stages, split in product((4, 8), (2, 3, 4, 5, 8), splits):
-            yield replace(start, **{name: replace(tile, num_warps=warps, num_stages=stages, splits=split)})
-    if not few:
-        for rows, programs in product((16, 32, 64, 128), (1, 2, 3)):
-            shape = {"block_m": rows, "swap": rows < 64, "num_warps": 4 if rows == 16 else 8}
-            tiles = {"gate_up": replace(start.gate_up, **shape), "down": replace(start.down, **shape)}
-            regime = "many" if rows >= 64 else "middle"
-            yield replace(start, regime=regime, programs_per_sm=programs, **tiles)
+    for warps, stages, splits in product((4, 8), (2, 3, 4, 5, 8), (1, 2, 4, 8) if few else (1,)):
+        yield replace(start, gate_up=replace(start.gate_up, num_warps=warps, num_stages=stages, splits=splits))
+        yield replace(start, down=replace(start.down, num_warps=warps, num_stages=stages, splits=splits))
+    if few:
+        return
+    for rows, programs in product((16, 32, 64, 128), (1, 2, 3)):
+        swap, warps = rows < 64, 4 if rows == 16 else 8
+        up = replace(start.gate_up, block_m=rows, swap=swap, num_warps=warps)
+        down = replace(start.down, block_m=rows, swap=swap, num_warps=warps)
+        yield MoeTiles("middle" if swap else "many", up, down, programs)
 
 
 def timed(case: Case, tiles: MoeTiles, expected: torch.Tensor, out: torch.Tensor) -> float:
@@ -44,7 +44,7 @@ def timed(case: Case, tiles: MoeTiles, expected: torch.Tensor, out: torch.Tensor
     try:
         agree(case.run(tiles), expected)
         return microseconds([lambda: case.into(out, tiles, check_ids=False)], rounds=4, repeats=3)
-    except (DisagreesError, RuntimeError, ValueError) as error:
+    except (DisagreesError, TritonError, RuntimeError, ValueError) as error:
         print(f"left out: {tiles}: {str(error).splitlines()[0]}", file=sys.stderr)
         return float("inf")
 

@@ -70,4 +70,4 @@ def bytes_touched(case: Case) -> int:
     parts = [t for t in (e.w13_ENH, e.w2_EHI, e.w13_scale, e.w2_scale) if t is not None]
     per_expert = sum(t[0].numel() * t.element_size() for t in parts)
     tokens, hidden = case.x.shape
-    return active * per_expert + tokens * hidden * (2 + 2)
+    return int(active * per_expert + tokens * hidden * (2 + 2))
