@@ -47,8 +47,11 @@ def test_tensor_and_expert_parallel_ranks_give_the_same_answers(alone: Any, two:
 
 
 def test_data_and_expert_parallel_ranks_give_the_same_answers(alone: Any, probe: Any) -> None:
-    tokens = probe("engine", "1", "2")["tokens"]
-    assert tokens == alone["tokens"][: len(tokens)]
+    assert probe("engine", "1", "2")["tokens"] == alone["tokens"]
+
+
+def test_a_request_served_alone_by_tensor_and_data_parallel_ranks_is_answered_the_same(alone: Any, probe: Any) -> None:
+    assert probe("engine", "2", "2")["tokens"] == alone["tokens"]
 
 
 def test_the_catalog_counts_the_kv_cache_and_the_weights_as_vllm_does(alone: Any) -> None:
@@ -60,3 +63,8 @@ def test_the_catalog_counts_the_kv_cache_and_the_weights_as_vllm_does(alone: Any
 def test_the_weights_of_each_tensor_rank_are_vllm_s(two: Any) -> None:
     counted = Engine.of(MODELS["r1-nano"], GPUS["H200"], Split(tensor=2, expert=2), "vllm").weight_bytes()
     assert two["memory"]["weights"] == [pytest.approx(counted, rel=0.01)] * 2
+
+
+def test_the_catalog_counts_the_kv_cache_as_vllm_does(alone: Any) -> None:
+    counted = (1 << 27) / MODELS["r1-nano"].kv_bytes_per_token("float32")
+    assert alone["kv_tokens"] == pytest.approx(counted, rel=0.01)
