@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from r1_cluster.plan import Plan, PlanError, shipped
 
+from r1_serve.launch import pods
 from r1_serve.planning.command import command as plan_command
 
 app = typer.Typer(
@@ -149,6 +150,7 @@ def validate(
 
 
 app.command("plan")(plan_command)
+pods.add_to(app)
 
 
 def main() -> None:

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 from r1_cluster.plan import Plan, Pool, shipped
 from r1_serve.errors import StartupError
-from r1_serve.workers.application import app_name, build, cause, deploy, deployment_options
+from r1_serve.settings import WorkerSettings
+from r1_serve.workers.application import (
+    ServeArguments,
+    app_name,
+    build,
+    cause,
+    configured,
+    deploy,
+    deployment_options,
+)
 from r1_serve.workers.engine import engine_arguments
 from r1_serve.workers.gang import Gang
 
@@ -113,3 +123,21 @@ def test_a_pool_becomes_an_application_ray_serve_accepts() -> None:
 )
 def test_why_a_rank_did_not_start_is_one_line(text: str, told: str) -> None:
     assert cause(text) == told
+
+
+def test_streamed_weights_replace_the_folder_and_say_how_to_load() -> None:
+    plan = Plan.load("nano-tp1")
+    settings = WorkerSettings(weights="s3://models/r1", load_format="runai_streamer")
+    found = engine_arguments(plan, plan.pools[0], gang_of(plan), settings)
+    assert (found["model"], found["load_format"]) == ("s3://models/r1", "runai_streamer")
+    assert "load_format" not in engine_arguments(plan, plan.pools[0], gang_of(plan), WorkerSettings())
+
+
+def test_a_serve_config_names_plan_and_pool() -> None:
+    arguments = ServeArguments(plan="nano-dp2-ep2", pool="main", routers="r1-attach:8001")
+    application = configured(arguments)
+    assert application._bound_deployment.name == "rank-main"
+    with pytest.raises(StartupError, match=r"args\.pool is other: plan nano-dp2-ep2 has main"):
+        configured(ServeArguments(plan="nano-dp2-ep2", pool="other"))
+    with pytest.raises(ValidationError):
+        ServeArguments(plan="nano-tp1", router="r1:8001")  # type: ignore[call-arg]
