@@ -71,7 +71,7 @@ class _Outermost:
         except ClientDisconnect:
             return
         except Exception:
-            logger.exception("request %s failed", own_id)
+            logger.exception("request %s failed", own_id, extra={"request_id": own_id})
             if not started:
                 error = InternalError(f"internal error; the router's log has more under request id {own_id}")
                 await error_response(error)(scope, receive, send_with_id)
@@ -131,7 +131,10 @@ async def routing(request: Request) -> Response:
     service: Service = request.app.state.service
     return _json(
         {
-            name: {"queued": service.desk.queued(name), "recent": service.desk.recent(name)}
+            name: {
+                "queued": service.desk.queued(name),
+                "recent": [each.as_dict() for each in service.desk.recent(name)],
+            }
             for name in service.catalog.models
         }
     )
