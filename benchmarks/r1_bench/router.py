@@ -66,12 +66,14 @@ def router() -> Iterator[Process]:
     with tempfile.TemporaryDirectory() as folder:
         said = Path(folder, "ports.json")
         command = [sys.executable, "-m", "r1_serve.cli", "router", "--plan", PLAN, "--http-port", "0"]
-        process = subprocess.Popen([*command, "--grpc-port", "0", "--announce", str(said)])
+        log = Path(folder, "router.log")
+        with log.open("wb") as output:  # a line a request: not on a terminal
+            process = subprocess.Popen([*command, "--grpc-port", "0", "--announce", str(said)], stderr=output)
         try:
             deadline = time.monotonic() + START_TIMEOUT_S
             while not said.exists():
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError("the router did not start")
+                    raise RuntimeError(f"the router did not start: {log.read_text(errors='replace')[-1000:]}")
                 time.sleep(0.05)
             ports = json.loads(said.read_text(encoding="utf-8"))
             yield Process(process.pid, ports["http_port"], ports["grpc_port"])
