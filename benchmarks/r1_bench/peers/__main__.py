@@ -97,15 +97,15 @@ def page(result: dict[str, Any]) -> str:
         f"`{environment['command']}` on {environment['date']}, {environment['hardware']}, {environment['versions']}, "
         f"load average before {result['load_average_before']}.",
         "",
-        "The same checkpoint, engine settings and prompts (greedy, so the same work) on every server; all are up at "
-        f"once and take turns over {result['rounds']} rounds; medians. TTFT and ITL are medians over requests; CPU is "
+        "The same checkpoint, engine settings and prompts (greedy, so nearly the same work) on every server; all are up "
+        f"at once and take turns over {result['rounds']} rounds; medians. TTFT and ITL are medians over requests; CPU is "
         "that of all a server's processes (vllm-router's without the vLLM behind it).",
         "",
         "| " + " | ".join(columns) + " |",
         "|" + "---|" * len(columns),
         *("| " + " | ".join(str(row[column]) for column in columns) + " |" for row in rows),
         "",
-        *(f"- not measured: {reason}" for reason in result["skipped"].values()),
+        *(f"- {name} was left out from some point on: {reason}" for name, reason in result["skipped"].items()),
         f"`{json.dumps(result['summary'])}`",
     ]
     return "\n".join(lines) + "\n"
@@ -127,12 +127,15 @@ def main() -> None:
 
     def skip(name: str, why: Exception) -> None:
         running.pop(name, None)
-        skipped[name] = str(why)
-        print(f"skipped: {name}: {why}", file=sys.stderr, flush=True)
+        skipped[name] = " ".join(str(why).split())
+        print(f"skipped: {name}: {skipped[name]}", file=sys.stderr, flush=True)
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the servers end with us
+    told_to_end: list[int] = []  # acted on between measurements: an exception within one would look like its server's
+    signal.signal(signal.SIGTERM, lambda number, _: told_to_end.append(number))
     with contextlib.ExitStack() as stack:
         for name in dict.fromkeys((VLLM, *args.only)):
+            if told_to_end:
+                sys.exit("ended by SIGTERM: nothing is written")  # the servers end with us
             try:
                 running[name] = start(name, stack, running)
                 measure(running[name], prompts[: args.streams], args.streams, 0)  # pages, caches, lazy imports
@@ -141,6 +144,8 @@ def main() -> None:
         for number in range(1, args.rounds + 1):
             for streams, asked in ((1, prompts[: max(1, len(prompts) // 20)]), (args.streams, prompts)):
                 for name in list(running):
+                    if told_to_end:
+                        sys.exit("ended by SIGTERM: nothing is written")  # the servers end with us
                     try:
                         rows.append(measure(running[name], asked, streams, number))
                     except load.LoadError as e:
