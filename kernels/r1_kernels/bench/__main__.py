@@ -1,9 +1,9 @@
 """`make bench-kernels`: check the fused MoE kernels against the reference in float64, then time them on this GPU.
 
-Beside vLLM's Triton experts where vLLM's GPU build is installed, and the floor: the bytes a call must touch over the
-bandwidth measured here. Both sides start from BF16 tokens and chosen experts; routing is timed on its own. `--write
-FOLDER` leaves kernels_<gpu>_<date>.{json,md} there. The last line is one JSON object. Exit code 2 without a GPU, 1
-where a result is wrong.
+Beside vLLM's Triton experts where vLLM's GPU build is installed, the same passes in plain Triton, and the floor: the
+bytes a call must touch over the bandwidth measured here. All sides start from BF16 tokens and chosen experts; routing
+is timed on its own. `--write FOLDER` leaves kernels_<gpu>_<date>.{json,md} there. The last line is one JSON object.
+Exit code 2 without a GPU, 1 where a result is wrong.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 import triton
 
 from r1_kernels.aot.cases import LAYOUTS, R1_EXPERTS
+from r1_kernels.bench.plain.op import plain_moe
 from r1_kernels.bench.timing import bandwidth, microseconds
 from r1_kernels.bench.workload import Inputs, bytes_touched, experts_of, inputs
 from r1_kernels.cases import DisagreesError, agree
@@ -55,6 +56,8 @@ def measure(layout: str, tokens: int, experts: Any, theirs: Any, bytes_per_secon
     if theirs is not None:
         calls = [partial(theirs, given.x, given.case.weights, given.case.ids) for given in sets]
         row["vllm_us"] = round(microseconds(calls), 1)
+    calls = [partial(plain_moe, given.x, experts, given.case.weights, given.case.ids) for given in sets]
+    row["plain_us"] = round(microseconds(calls), 1)
     row["floor_us"] = round(sum(bytes_touched(s.case) for s in sets) / len(sets) / bytes_per_second * 1e6, 1)
     choice = choose(experts.shape(tokens, 8), gpu_of(out.device))
     row["tiles"] = f"{choice.regime} {choice.gate_up.block_m}, splits {choice.gate_up.splits}/{choice.down.splits}"
@@ -76,13 +79,23 @@ def markdown(result: dict[str, Any]) -> str:
     """The result as a table, losses included."""
     lines = [f"# Fused MoE on {result['gpu']}", "", f"`{result['command']}`, {result['date']}", ""]
     lines += [f"{name}: {result[name]}" for name in ("triton", "torch", "vllm", "bandwidth_TBps", "routing_us")]
-    columns = ("layout", "tokens", "ours µs", "vLLM µs", "floor µs", "speed-up", "over floor", "tiles")
+    columns = ("layout", "tokens", "ours µs", "vLLM µs", "plain µs", "floor µs", "speed-up", "over floor", "tiles")
     lines += ["", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for row in result["rows"]:
         gain = f"{row['vllm_us'] / row['our_us']:.2f}" if row["vllm_us"] else "–"
         over = f"{row['our_us'] / row['floor_us']:.2f}" if row["floor_us"] else "–"
         theirs = row["vllm_us"] or "–"
-        cells = (row["layout"], row["tokens"], row["our_us"], theirs, row["floor_us"], gain, over, row["tiles"])
+        cells = (
+            row["layout"],
+            row["tokens"],
+            row["our_us"],
+            theirs,
+            row["plain_us"],
+            row["floor_us"],
+            gain,
+            over,
+            row["tiles"],
+        )
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
 

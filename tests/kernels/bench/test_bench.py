@@ -39,13 +39,29 @@ def test_without_a_gpu_it_is_one_error_and_exit_code_2(capsys: pytest.CaptureFix
 
 def test_the_table_shows_losses_and_what_was_not_measured() -> None:
     rows = [
-        {"layout": "TP8", "tokens": 1, "our_us": 50.0, "vllm_us": 40.0, "floor_us": 10.0, "tiles": "few"},
-        {"layout": "EP8", "tokens": 8, "our_us": 50.0, "vllm_us": None, "floor_us": 25.0, "tiles": "few"},
+        {
+            "layout": "TP8",
+            "tokens": 1,
+            "our_us": 50.0,
+            "vllm_us": 40.0,
+            "plain_us": 60.0,
+            "floor_us": 10.0,
+            "tiles": "few",
+        },
+        {
+            "layout": "EP8",
+            "tokens": 8,
+            "our_us": 50.0,
+            "vllm_us": None,
+            "plain_us": 75.0,
+            "floor_us": 25.0,
+            "tiles": "few",
+        },
     ]
     names = ("gpu", "command", "date", "triton", "torch", "vllm", "bandwidth_TBps", "routing_us")
-    text = bench.markdown(dict.fromkeys(names, "x") | {"rows": rows})
-    assert "| TP8 | 1 | 50.0 | 40.0 | 10.0 | 0.80 | 5.00 | few |" in text
-    assert "| EP8 | 8 | 50.0 | – | 25.0 | – | 2.00 | few |" in text
+    text = bench.markdown(dict.fromkeys(names, "x") | {"rows": [row | {"tiles": "few"} for row in rows]})
+    assert "| TP8 | 1 | 50.0 | 40.0 | 60.0 | 10.0 | 0.80 | 5.00 | few |" in text
+    assert "| EP8 | 8 | 50.0 | – | 75.0 | 25.0 | – | 2.00 | few |" in text
 
 
 @pytest.mark.parametrize("tokens", [1, 64, 4096])
