@@ -13,6 +13,8 @@ from typing import Annotated
 import typer
 from r1_cluster.plan import Plan, PlanError, shipped
 
+from r1_serve.launch import pods
+from r1_serve.planning.command import command as plan_command
 from r1_serve.simulation.capacity import command as capacity_command
 from r1_serve.simulation.command import command as simulate_command
 
@@ -149,6 +151,8 @@ def validate(
     show(report, Console(width=None if sys.stdout.isatty() else 200))
 
 
+app.command("plan")(plan_command)
+pods.add_to(app)
 app.command("simulate")(simulate_command)
 app.command("capacity")(capacity_command)
 

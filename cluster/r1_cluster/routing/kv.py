@@ -215,6 +215,11 @@ class KvLedger:
         row = self._rows.get(rank)
         return 0 if row is None else self.counts[row]
 
+    def peak(self, rank: str) -> float:
+        """KV tokens of what is placed on the rank, at its forecast worst moment."""
+        row = self._rows.get(rank)
+        return 0.0 if row is None else self.peaks[row]
+
     def ahead(self, rank: str, now: float) -> KvForecast:
         """The rank's forecast, for what this ledger has placed there."""
         row = self._rows.get(rank)

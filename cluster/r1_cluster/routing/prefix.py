@@ -15,17 +15,29 @@ from hashlib import blake2b
 
 Chain = tuple[bytes, ...]
 
+BLOCK_TOKENS = 64  # routers and workers must agree on it
+
+
+def salt_key(salt: str) -> bytes:
+    """What keys a tenant's hashes."""
+    return blake2b(salt.encode(), digest_size=16).digest()
+
+
+def block_hash(previous: bytes, token_bytes: bytes, key: bytes) -> bytes:
+    """8 bytes for a block whose ids, 4 bytes each, are ``token_bytes``, after one of hash ``previous``."""
+    return blake2b(previous + token_bytes, digest_size=8, key=key).digest()
+
 
 def chain_of(token_ids: Sequence[int], block_tokens: int, salt: str = "") -> Chain:
     """A hash a full block, each covering all before it. The last, partial block is left out."""
-    key = blake2b(salt.encode(), digest_size=16).digest()
+    key = salt_key(salt)
     whole = len(token_ids) // block_tokens * block_tokens
     data = array("I", token_ids[:whole]).tobytes()
     size = 4 * block_tokens
     hashes: list[bytes] = []
     previous = b""
     for at in range(0, len(data), size):
-        previous = blake2b(previous + data[at : at + size], digest_size=8, key=key).digest()
+        previous = block_hash(previous, data[at : at + size], key)
         hashes.append(previous)
     return tuple(hashes)
 
@@ -37,7 +49,7 @@ class PrefixIndex:
     publishes KV events (:meth:`stored`, :meth:`removed`, :meth:`cleared`) these alone count.
     """
 
-    def __init__(self, block_tokens: int = 64, max_blocks: int = 1 << 16) -> None:
+    def __init__(self, block_tokens: int = BLOCK_TOKENS, max_blocks: int = 1 << 16) -> None:
         """``max_blocks``: for each rank. About 200 bytes a block."""
         if block_tokens < 1 or max_blocks < 1:
             raise ValueError(f"block_tokens {block_tokens} and max_blocks {max_blocks} must be at least 1")

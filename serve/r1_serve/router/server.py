@@ -9,6 +9,7 @@ import signal
 import socket
 import uuid
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import grpc
 import uvicorn
@@ -19,10 +20,13 @@ from prometheus_client import CollectorRegistry
 from r1_cluster.plan import Plan
 from r1_cluster.routing import policy
 
+from r1_serve import logs
 from r1_serve.errors import StartupError
 from r1_serve.protos import fleet_pb2, fleet_pb2_grpc
 from r1_serve.router.announce import announce
+from r1_serve.router.demand import tell_demand
 from r1_serve.router.fleet import Fleet
+from r1_serve.router.gauges import PlanCollector, QueueCollector, RankCollector
 from r1_serve.router.http.app import application
 from r1_serve.router.http.wire import WiredProtocol
 from r1_serve.router.metrics import Metrics
@@ -31,6 +35,7 @@ from r1_serve.router.north import SERVICE, Reasoning
 from r1_serve.router.ranks import Ranks
 from r1_serve.router.service import Service
 from r1_serve.settings import RouterSettings
+from r1_serve.tracing import tracing
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +59,7 @@ def serve(plans: Sequence[Plan], settings: RouterSettings) -> None:
     """Run a router until SIGTERM or SIGINT. Raises StartupError."""
     import uvloop
 
+    logs.configure(settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_until_signalled(plans, settings))
 
@@ -73,19 +79,25 @@ async def _until_signalled(plans: Sequence[Plan], settings: RouterSettings) -> N
 class Router:
     """Everything of one router. ``start`` opens both ports, ``stop`` drains and closes them."""
 
-    def __init__(self, plans: Sequence[Plan], settings: RouterSettings, registry: CollectorRegistry) -> None:
-        """Loads the checkpoints' tokenizers. Raises StartupError."""
+    def __init__(
+        self, plans: Sequence[Plan], settings: RouterSettings, registry: CollectorRegistry, exporter: Any = None
+    ) -> None:
+        """``exporter`` of spans is a test's. Loads the checkpoints' tokenizers. Raises StartupError."""
         try:
             chosen = policy(settings.policy)
         except ValueError as e:
             raise StartupError(f"R1_POLICY: {e}") from e
         self._settings = settings
+        self._tracing = tracing(settings, "r1-router", exporter)
         self.catalog = Catalog(plans)
         self.metrics = Metrics(registry)
         self.ranks = Ranks(on_change=self._changed)
-        self.metrics.watch(self.ranks, self.catalog.models)
-        self.service = Service(self.catalog, self.ranks, chosen, self.metrics, settings)
+        self.service = Service(self.catalog, self.ranks, chosen, self.metrics, settings, tracing=self._tracing)
         self.ranks.on_leave = self.service.desk.left
+        self.ranks.on_kv = self.service.desk.kv_changed
+        registry.register(RankCollector(self.ranks, self.catalog.models))
+        registry.register(QueueCollector(self.service))
+        registry.register(PlanCollector(plans))
         self.http_port = self.grpc_port = 0
         self._health = health_aio.HealthServicer()
         self._publishing: set[asyncio.Task[None]] = set()
@@ -102,6 +114,7 @@ class Router:
         self._http = _Http(application(self.service))
         self._http_task = asyncio.create_task(self._http.run(sock))
         await self._http.listening.wait()
+        self._telling = asyncio.create_task(tell_demand(self.service))
         if self._settings.announce is not None:
             announce(self._settings.announce, http_port=self.http_port, grpc_port=self.grpc_port)
         logger.info("http on %d, grpc on %d: %s", self.http_port, self.grpc_port, ", ".join(self.catalog.models))
@@ -111,10 +124,13 @@ class Router:
         draining = asyncio.create_task(self.service.drain(self._settings.drain_s))
         self._changed()
         await draining
+        self._telling.cancel()
         self._http.should_exit = True
         await self._http_task
         await self._grpc.stop(0.5)
         await asyncio.gather(*self._publishing)  # the ranks just detached
+        if self._tracing is not None:
+            self._tracing.stop()
 
     async def _start_grpc(self) -> None:
         self._grpc = grpc.aio.server(options=GRPC_OPTIONS)

@@ -40,7 +40,9 @@ async def chat_completions(request: Request) -> Response:
             raise InvalidRequest("stream_options: only with stream true", field="stream_options")
     except R1Error as e:
         raise service.refused(e) from None
-    call = await service.open(chat, request.state.request_id, timeout_s, _key(request))
+    call = await service.open(
+        chat, request.state.request_id, timeout_s, _key(request), request.headers.get("traceparent")
+    )
     if not body.stream:
         return _Whole(call)
     options = body.stream_options
@@ -156,7 +158,7 @@ class _Stream(Response):
         except R1Error as e:
             await write(data + chunks.error(e), more=False)
         except Exception:
-            logger.exception("stream %s failed", call.request_id)
+            logger.exception("stream %s failed", call.request_id, extra={"request_id": call.request_id})
             hidden = InternalError(f"internal error; the router's log has more under request id {call.request_id}")
             await write(chunks.error(hidden), more=False)
         else:

@@ -9,6 +9,7 @@ from typing import Any
 
 from r1_serve.nano import weights_path
 from r1_serve.rehearsal import engine_arguments, environment
+from r1_serve.workers.engine import kv_tokens
 
 QUESTIONS = [
     "What is 47 + 85?",
@@ -81,30 +82,30 @@ def difference(asked: list[list[int]], answers: list[dict[str, Any]]) -> dict[st
     return {"logprob": worst, "regret": regret}
 
 
-def rank(index: int, world: int, port: int, results: Any) -> None:
-    """One data-parallel rank with every second question, so that one rank runs dry before the other."""
+def rank(index: int, tensor: int, world: int, port: int, results: Any) -> None:
+    """One of two data-parallel ranks: the first has all questions but one, the other steps with a single token."""
     os.environ |= {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process: two imports of vLLM instead of four
         "VLLM_DP_RANK": str(index), "VLLM_DP_RANK_LOCAL": str(index), "VLLM_DP_SIZE": str(world),
         "VLLM_DP_MASTER_IP": "127.0.0.1", "VLLM_DP_MASTER_PORT": str(port),
     }  # fmt: skip
-    mine = [ids for place, ids in enumerate(prompts()[:-1]) if place % world == index]
-    results.put((index, [got["tokens"] for got in answer(engine(1, world), mine)]))
+    mine = prompts()[:-1] if index == 0 else prompts()[-1:]
+    results.put((index, [got["tokens"] for got in answer(engine(tensor, world), mine)]))
 
 
-def data_parallel(world: int) -> list[list[int]]:
+def data_parallel(tensor: int, world: int) -> list[list[int]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     spawn = multiprocessing.get_context("spawn")
     results = spawn.Queue()
-    ranks = [spawn.Process(target=rank, args=(index, world, port, results)) for index in range(world)]
+    ranks = [spawn.Process(target=rank, args=(index, tensor, world, port, results)) for index in range(world)]
     for process in ranks:
         process.start()
     by_rank = dict(results.get(timeout=200) for _ in ranks)
     for process in ranks:
         process.join(timeout=30)
-    return [by_rank[place % world][place // world] for place in range(len(QUESTIONS) - 1)]
+    return [tokens for index in range(world) for tokens in by_rank[index]]
 
 
 def main() -> None:
@@ -112,9 +113,10 @@ def main() -> None:
     os.environ |= environment(threads=1)
     facts: dict[str, Any] = {}
     if data > 1:
-        facts["tokens"] = data_parallel(data)
+        facts["tokens"] = data_parallel(tensor, data)
     else:
         asked, llm = prompts(), engine(tensor, data)
+        facts["kv_tokens"] = kv_tokens(llm.llm_engine)
         answers = answer(llm, asked)
         facts["tokens"] = [got["tokens"] for got in answers]
         if tensor == 1:
