@@ -20,7 +20,7 @@ from r1_cluster.workload import load
 
 from r1_bench import results
 
-SIZES = {8: 4_000, 80: 20_000, 1_000: 100_000, 10_000: 400_000}  # GPUs: requests
+SIZES = {8: 4_000, 80: 10_000, 1_000: 50_000, 10_000: 150_000}  # GPUs: requests
 COLUMNS = {
     "gpus": "GPUs",
     "ranks": "ranks",
@@ -85,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plan", required=True)
     parser.add_argument("--workload", default="chat")
-    parser.add_argument("--per-gpu", type=float, default=0.4, help="requests/s a GPU")
+    parser.add_argument("--per-gpu", type=float, default=0.3, help="requests/s a GPU")
     parser.add_argument("--refresh", type=float, nargs="*", default=[1.0, 5.0])
     parser.add_argument("--sizes", type=int, nargs="*", default=list(SIZES), help="GPUs")
     parser.add_argument("--requests", type=int, help="instead of each size's own")

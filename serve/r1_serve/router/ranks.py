@@ -43,6 +43,8 @@ class Rank:
         self.outbox: asyncio.Queue[pb.RouterMessage] = asyncio.Queue()
         self._work: dict[int, Work] = {}
         self._next_id = 1
+        self._view: RankView | None = None
+        self._viewed: tuple[object, ...] = ()
 
     @property
     def in_flight(self) -> int:
@@ -54,7 +56,12 @@ class Rank:
         return len(self._work) < self.hello.capacity.max_num_seqs
 
     def view(self) -> RankView:
-        return RankView(
+        """The same object as long as nothing has changed: a router of many ranks then looks at what did."""
+        state = (len(self._work), self.load, self.draining, self.last_pick)
+        if self._view is not None and self._viewed == state:
+            return self._view
+        self._viewed = state
+        self._view = RankView(
             worker_id=self.hello.worker_id,
             max_num_seqs=max(1, self.hello.capacity.max_num_seqs),
             max_waiting_requests=self.plan.limits.max_waiting_requests,
@@ -68,6 +75,7 @@ class Rank:
             last_pick=self.last_pick,
             gang_id=self.hello.gang_id,
         )
+        return self._view
 
     def submit(self, work: Work) -> int:
         request_id, self._next_id = self._next_id, self._next_id + 1
