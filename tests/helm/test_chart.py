@@ -17,6 +17,8 @@ from r1_bench.chart.check import generated, lint, names, refusal
 from r1_bench.chart.matrix import WRONG, Case, Wrong, cases, ready_made
 from r1_bench.chart.render import Refused, Rendered, Value, merge, render, values_file
 from r1_cluster.plan import PLANS, Plan, shipped
+from r1_serve.cli import app
+from typer.testing import CliRunner
 
 CHART = Path(__file__).parents[2] / "helm"
 CRDS = Path(__file__).parents[3] / "shared" / "data" / "kuberay"
@@ -221,3 +223,30 @@ def test_the_outside_reaches_the_api_and_nothing_else() -> None:
         assert "/metrics" not in text
     grpc = rendered_case("values-nano gateway").one("GRPCRoute")["spec"]["rules"][0]["matches"]
     assert {match["method"]["service"] for match in grpc} == {"r1.v1.Reasoning", "grpc.health.v1.Health"}
+
+
+@pytest.mark.parametrize(
+    ("model", "gpus"),
+    [("nano", "2xcpu"), ("deepseek-r1", "16xH200"), ("deepseek-r1", "72xGB200"), ("r1-distill-qwen-32b", "8xH100")],
+)
+def test_what_the_planner_emits_is_taken_as_it_is(model: str, gpus: str) -> None:
+    emitted = CliRunner().invoke(app, ["plan", "--model", model, "--gpus", gpus, "--emit", "helm-values"])
+    assert emitted.exit_code == 0, emitted.output
+    values = yaml.safe_load(emitted.stdout)
+    weights = {} if model == "nano" else {"weights": {"type": "pvc", "pvc": {"existingClaim": "weights"}}}
+    rendered = render(CHART, merge(values, weights))
+    assert validate.faults(rendered.objects, None) + policy.faults(rendered) == []
+    (text,) = (each["data"]["plan.yaml"] for each in rendered.kind("ConfigMap") if "plan.yaml" in each["data"])
+    assert Plan.from_yaml(text) == Plan.from_yaml(yaml.safe_dump(values["plan"]))
+
+
+def test_the_planners_notes_do_not_make_another_cluster() -> None:
+    values = values_file(CHART / "values-nano.yaml")
+    again = merge(values, {"plan": {"name": "again", "reasons": ["the same in other words"], "memory": []}})
+    assert _plan_hash(again) == _plan_hash(values)
+    assert len(render(CHART, merge(again, {"previousPlans": [values["plan"]]})).kind("ConfigMap")) == 1
+
+
+def _plan_hash(values: Value) -> str:
+    found: str = render(CHART, values).one("RayService")["metadata"]["annotations"]["r1-serve/plan"]
+    return found
