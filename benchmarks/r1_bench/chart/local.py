@@ -88,10 +88,10 @@ class Local:
         command = _command(self._pod("test")["containers"][0])
         return self._complete("test", [part.replace(f"{RELEASE}:", f"{LOOPBACK}:") for part in command])
 
-    def leave(self) -> subprocess.CompletedProcess[str]:
-        """The worker's preStop hook."""
-        container = self._pod("worker")["containers"][0]
-        return self._complete("worker", _command({"command": container["lifecycle"]["preStop"]["exec"]["command"]}))
+    def pre_stop(self, part: str) -> subprocess.CompletedProcess[str]:
+        """The hook of ``head`` or ``worker``."""
+        container = self._pod(part)["containers"][0]
+        return self._complete(part, _command({"command": container["lifecycle"]["preStop"]["exec"]["command"]}))
 
     def deploy(self) -> None:
         """What KubeRay does with ``serveConfigV2``."""
@@ -159,6 +159,8 @@ class Local:
         }
         if self.cluster.get("authOptions", {}).get("mode") == "token":
             environment |= {"RAY_AUTH_TOKEN": self.token}
+        if part in ("head", "worker"):
+            environment |= {"RAY_ADDRESS": f"{LOOPBACK}:{self.gcs}"}
         for variable in spec["containers"][0]["env"]:
             value = variable.get("value")
             if variable.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath") == "status.podIP":
