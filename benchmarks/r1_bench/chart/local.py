@@ -33,13 +33,14 @@ def free_port() -> int:
 
 
 def ray_start(kind: str, group: Value, head_port: int) -> list[str]:
-    """The command that KubeRay gives a Ray container (``generateRayStartCommand`` in its common/pod.go)."""
+    """The command that KubeRay gives a Ray container (``BuildPod`` in its common/pod.go)."""
     given = group["rayStartParams"]
     parameters = {"block": "true", "metrics-export-port": "8080", "dashboard-agent-listen-port": "52365"} | given
     if kind == "worker":
         parameters = {"address": f"{LOOPBACK}:{head_port}"} | parameters
     flags = [f"--{key}" if value == "true" else f"--{key}={value}" for key, value in sorted(parameters.items())]
-    return ["ray", "start", *(["--head"] if kind == "head" else []), *flags]
+    command = " ".join(["ray", "start", *(["--head"] if kind == "head" else []), *flags])
+    return ["/bin/bash", "-c", "--", f"ulimit -n ${{RAY_START_ULIMIT_OPEN_FILES:-65536}}; {command}"]
 
 
 @dataclass
