@@ -110,6 +110,8 @@ async def replay(where: Fleet, questions: Sequence[tuple[float, str]]) -> list[S
 
 
 def preemptions(where: Fleet) -> int:
+    """Of all ranks so far, by their next beat."""
+    time.sleep(2)
     text = httpx.get(f"{where.url}/metrics", trust_env=False).text
     return round(sum(float(value) for value in re.findall(r"^r1_rank_preemptions\{.*\} (\S+)$", text, re.M)))
 
@@ -168,8 +170,9 @@ def table(result: dict[str, Any]) -> str:
         "",
         f"`{environment['command']}` on {environment['date']}, {environment['hardware']}, {environment['versions']}.",
         f"{PLAN} with {result['kv_gib']} GiB of KV cache and {result['seats']} seats a rank; {result['n']} problems at "
-        f"{result['per_second']:g} a second (Poisson), {result['long_share']:.0%} of them with a long thought, greedy; "
-        "policies take turns, the fleet started anew for each. "
+        f"{result['per_second']:g} a second (Poisson), {result['long_share']:.0%} of them with a long thought, greedy, "
+        f"after {result['warmup']} others from which the router learned lengths; policies take turns, the fleet "
+        "started anew for each. "
         f"Good: TTFT within {TTFT_S:g} s and TPOT within {TPOT_S * 1e3:g} ms.",
         "",
         "| policy | seed | " + " | ".join(COLUMNS.values()) + " |",
@@ -185,32 +188,35 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=400, help="problems a replay")
-    parser.add_argument("--per-second", type=float, default=6.0)
-    parser.add_argument("--long-share", type=float, default=0.25)
-    parser.add_argument("--kv-gib", type=float, default=0.05, help="KV cache a rank")
+    parser.add_argument("--n", type=int, default=160, help="problems a replay")
+    parser.add_argument("--warmup", type=int, default=60, help="problems before it, from which lengths are learned")
+    parser.add_argument("--per-second", type=float, default=4.0)
+    parser.add_argument("--long-share", type=float, default=0.35)
+    parser.add_argument("--kv-gib", type=float, default=0.019, help="KV cache a rank")
     parser.add_argument("--seats", type=int, default=64)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1])
     parser.add_argument("--policies", nargs="*", default=list(POLICIES), choices=POLICIES)
-    parser.add_argument("--write", action="store_true", help="write benchmarks/results/policies_fleet_cpu_*")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/results/policies_fleet_*_cpu_*")
     args = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         plan = small_plan(Path(folder), args.kv_gib, args.seats)
         for turn, seed in enumerate(args.seeds):
             questions = asked(args.n, args.per_second, args.long_share, seed)
+            warm = asked(args.warmup, args.per_second, args.long_share, seed + 1000)
             for policy in args.policies[turn:] + args.policies[:turn]:
                 with fleet(plan, settings={"R1_POLICY": policy}) as where:
+                    asyncio.run(replay(where, warm))
+                    before = preemptions(where)
                     started = time.monotonic()
                     served = asyncio.run(replay(where, questions))
                     seconds = time.monotonic() - started
-                    time.sleep(2)  # a beat carries the last load
-                    row = {"policy": policy, "seed": seed, "preemptions": preemptions(where)}
+                    row = {"policy": policy, "seed": seed, "preemptions": preemptions(where) - before}
                 rows.append(row | summary(served, seconds))
                 print(json.dumps(rows[-1]), flush=True)
     result = {"environment": results.environment(), **vars(args), "rows": rows}
     if args.write:
-        print(results.write("policies_fleet_cpu", result, table(result)))
+        print(results.write(f"policies_fleet_{args.per_second:g}_a_second_cpu", result, table(result)))
 
 
 if __name__ == "__main__":

@@ -62,6 +62,9 @@ class WorkerSettings(LogSettings, TraceSettings):
 
     routers: str = Field(default="127.0.0.1:8001", description="host:port, comma separated; names are re-resolved")
     resolve_interval_s: float = Field(default=5.0, gt=0)
+    vllm_metrics: bool = Field(
+        default=False, description="export all of vLLM's own metrics through Ray, beside what the router exports"
+    )
     max_gangs: int | None = Field(
         default=None, ge=1, description="autoscaling: from the plan's gangs up to so many of each pool; none: it is off"
     )

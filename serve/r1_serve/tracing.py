@@ -75,13 +75,15 @@ class Tracing:
             "r1.request_id": call.request_id,
             "r1.tenant": call.tenant.name,
         }
+        began_ns = time.time_ns() - round((call.clock() - call.started_at) * 1e9)
         span = self._tracer.start_span(
             f"chat {call.model.name}",
             context=self._parent(traceparent),
             kind=self._trace.SpanKind.SERVER,
             attributes=_given(attributes),
+            start_time=began_ns,
         )
-        return ChatTrace(self, span, call)
+        return ChatTrace(self, span, call, began_ns)
 
     def queue(self, below: Any) -> Any:
         return self._tracer.start_span("queue", context=self._trace.set_span_in_context(below))
@@ -140,11 +142,11 @@ class Tracing:
 class ChatTrace:
     """The spans of one call in the router."""
 
-    def __init__(self, tracing: Tracing, span: Any, call: Call) -> None:
+    def __init__(self, tracing: Tracing, span: Any, call: Call, began_ns: int) -> None:
         self._tracing = tracing
         self._span = span
         self._call = call
-        self._began_ns = time.time_ns()
+        self._began_ns = began_ns  # unix time of the call's start
         self._queue: Any = tracing.queue(span)
         self.traceparent = tracing.traceparent(span)
 
@@ -159,7 +161,8 @@ class ChatTrace:
 
     def ended(self, error: R1Error | None) -> None:
         call, span = self._call, self._span
-        self._queue.end()  # harmless where its turn came
+        if self._queue.is_recording():
+            self._queue.end()  # its turn never came
         if call.generations:
             self._tell_usage()
         if error is not None:

@@ -6,6 +6,7 @@ The token path does not pass through Serve: its proxies are off, and it places, 
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +16,7 @@ from r1_serve.errors import StartupError
 from r1_serve.rehearsal.settings import environment
 from r1_serve.settings import WorkerSettings, load
 from r1_serve.workers.autoscaling import autoscaling
+from r1_serve.workers.progress import serves_messages, told
 from r1_serve.workers.rank import Rank
 
 HEALTH_CHECK_PERIOD_S = 2.0
@@ -119,10 +121,12 @@ def deploy(plan: Plan, *, routers: str | None = None, threads: int = 1) -> None:
     settings = _servable(plan, load(WorkerSettings, routers=routers))
     serve.start(proxy_location=ProxyLocation.Disabled)
     for pool in plan.pools:
+        name = app_name(plan, pool)
         try:
-            serve.run(build(plan, pool, settings, threads=threads), name=app_name(plan, pool), route_prefix=None)
+            with told(partial(serves_messages, name)):
+                serve.run(build(plan, pool, settings, threads=threads), name=name, route_prefix=None)
         except RuntimeError as e:
-            raise StartupError(f"the ranks of pool {pool.name} did not start: {_why(app_name(plan, pool), e)}") from e
+            raise StartupError(f"the ranks of pool {pool.name} did not start: {_why(name, e)}") from e
 
 
 def _why(app: str, error: RuntimeError) -> str:

@@ -62,16 +62,17 @@ def engine_arguments(plan: Plan, pool: Pool, gang: Gang, settings: WorkerSetting
     return arguments
 
 
-def start(arguments: dict[str, Any], placement_group: Any, on_step: StepHook) -> Any:
+def start(arguments: dict[str, Any], placement_group: Any, on_step: StepHook, *, vllm_metrics: bool = False) -> Any:
     """Start vLLM in this process and its children; blocks until the weights are loaded. Needs a running event loop.
 
     ``on_step(scheduler_stats, iteration_stats)`` is called after each engine step, once every request's new tokens are
-    in its collector.
+    in its collector. ``vllm_metrics`` exports vLLM's own through Ray's agent on this node.
     """
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.metrics.loggers import StatLoggerBase
+    from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
     class StepLogger(StatLoggerBase):  # type: ignore[misc]
         """vLLM's plug-in point for statistics is also the one place that sees the end of every step."""
@@ -93,7 +94,7 @@ def start(arguments: dict[str, Any], placement_group: Any, on_step: StepHook) ->
     return AsyncLLM.from_vllm_config(
         config,
         usage_context=UsageContext.ENGINE_CONTEXT,
-        stat_loggers=[StepLogger],
+        stat_loggers=[StepLogger, *([RayPrometheusStatLogger] if vllm_metrics else [])],
         enable_log_requests=False,
         disable_log_stats=True,
     )

@@ -45,7 +45,9 @@ class Rank:
         self._kv_events = KvEvents() if plan.engine.enable_prefix_caching else None
         if self._kv_events is not None:
             arguments |= self._kv_events.engine_arguments()
-        self._engine = engines.start(arguments, gang.placement_group, self._generations.step)
+        self._engine = engines.start(
+            arguments, gang.placement_group, self._generations.step, vllm_metrics=settings.vllm_metrics
+        )
         self._generations.serve(self._engine)
         self._engine.output_handler.add_done_callback(lambda _: self._generations.fail())
         self._demands = Demands()
@@ -77,6 +79,10 @@ class Rank:
             if task.done():
                 raise RuntimeError(f"a background task of the rank ended: {task.exception()!r}")
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve every few seconds where the pool scales: what is asked of the fleet."""
+        return self._demands.stats()
+
     async def _leave_when_asked(self) -> None:
         """`r1 leave` on this node: take nothing new, let what runs end for ``leave_s``, hand over the rest."""
         await self._doorway.asked()
@@ -85,10 +91,6 @@ class Rank:
         await self._generations.drain(self._leave_s)
         await self._attachments.leave()
         self._doorway.gone()
-
-    async def record_autoscaling_stats(self) -> dict[str, float]:
-        """Called by Serve every few seconds where the pool scales: what is asked of the fleet."""
-        return self._demands.stats()
 
     async def __del__(self) -> None:
         """Called by Serve once, before it ends the replica."""
