@@ -22,7 +22,7 @@ spec:
   # Only the head's autoscaler asks the API server for anything.
   automountServiceAccountToken: {{ and (not $worker) $.Values.ray.autoscaler.enabled }}
   enableServiceLinks: false
-  terminationGracePeriodSeconds: {{ ternary (add ($pod.leaveSeconds | default 0) 60) $pod.terminationGracePeriodSeconds $worker | int }}
+  terminationGracePeriodSeconds: {{ add $.Values.ray.worker.leaveSeconds (ternary 60 120 $worker) }}
   securityContext: {{ toYaml $.Values.podSecurityContext | nindent 4 }}
   {{- include "r1.placement" (list $ $pod) | nindent 2 }}
   {{- with $pod.affinity }}
@@ -158,9 +158,9 @@ spec:
       {{- else }}
       lifecycle:
         preStop:
-          # Ranks on other pods may still be handing over what they run.
+          # A cluster's pods go together, and without the head Ray would end the others' ranks before they have left.
           exec:
-            command: [sleep, "5"]
+            command: [r1, leave, --head, --timeout, {{ add $.Values.ray.worker.leaveSeconds 30 | quote }}]
       {{- end }}
       volumeMounts:
         - {name: plan, mountPath: /etc/r1/plans, readOnly: true}
