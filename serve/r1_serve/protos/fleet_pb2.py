@@ -24,37 +24,51 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1br1_serve/protos/fleet.proto\x12\x0br1.fleet.v1\"d\n\rWorkerMessage\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.r1.fleet.v1.HelloH\x00\x12#\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x12.r1.fleet.v1.FrameH\x00\x42\t\n\x07message\"\x8f\x01\n\rRouterMessage\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.r1.fleet.v1.WelcomeH\x00\x12%\n\x06submit\x18\x02 \x01(\x0b\x32\x13.r1.fleet.v1.SubmitH\x00\x12#\n\x05\x61\x62ort\x18\x03 \x01(\x0b\x32\x12.r1.fleet.v1.AbortH\x00\x42\t\n\x07message\"\xd2\x01\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x11\n\tplan_name\x18\x03 \x01(\t\x12\x11\n\tplan_hash\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x0c\n\x04pool\x18\x06 \x01(\t\x12\x0f\n\x07gang_id\x18\x07 \x01(\t\x12\x0c\n\x04rank\x18\x08 \x01(\r\x12\x11\n\tgang_size\x18\t \x01(\r\x12\'\n\x08\x63\x61pacity\x18\n \x01(\x0b\x32\x15.r1.fleet.v1.Capacity\"J\n\x08\x43\x61pacity\x12\x11\n\tkv_tokens\x18\x01 \x01(\x04\x12\x14\n\x0cmax_num_seqs\x18\x02 \x01(\r\x12\x15\n\rmax_model_len\x18\x03 \x01(\r\"6\n\x07Welcome\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x11\n\trouter_id\x18\x02 \x01(\t\"p\n\x05\x46rame\x12\"\n\x06\x64\x65ltas\x18\x01 \x03(\x0b\x32\x12.r1.fleet.v1.Delta\x12\x1f\n\x04load\x18\x02 \x01(\x0b\x32\x11.r1.fleet.v1.Load\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\x12\x10\n\x08sequence\x18\x04 \x01(\x04\"\x96\x01\n\x05\x44\x65lta\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12)\n\x06\x66inish\x18\x03 \x01(\x0e\x32\x19.r1.fleet.v1.FinishReason\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x15\n\rcached_tokens\x18\x05 \x01(\r\x12\x15\n\rqueue_time_us\x18\x06 \x01(\r\"k\n\x04Load\x12\x0f\n\x07running\x18\x01 \x01(\r\x12\x0f\n\x07waiting\x18\x02 \x01(\r\x12\x10\n\x08kv_usage\x18\x03 \x01(\x02\x12\x14\n\x0cstep_time_us\x18\x04 \x01(\r\x12\x19\n\x11preemptions_total\x18\x05 \x01(\x04\"\x85\x01\n\x06Submit\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x18\n\x10prompt_token_ids\x18\x02 \x03(\r\x12\'\n\x08sampling\x18\x03 \x01(\x0b\x32\x15.r1.fleet.v1.Sampling\x12\x10\n\x08priority\x18\x04 \x01(\x05\x12\x12\n\ncache_salt\x18\x05 \x01(\t\"\x8d\x02\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_p\x18\x02 \x01(\x02\x12\r\n\x05top_k\x18\x03 \x01(\x05\x12\r\n\x05min_p\x18\x04 \x01(\x02\x12\x18\n\x10presence_penalty\x18\x05 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x06 \x01(\x02\x12\x1a\n\x12repetition_penalty\x18\x07 \x01(\x02\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\nmax_tokens\x18\t \x01(\r\x12\x12\n\nmin_tokens\x18\n \x01(\r\x12\x16\n\x0estop_token_ids\x18\x0b \x03(\r\x12\x12\n\nignore_eos\x18\x0c \x01(\x08\x42\x07\n\x05_seed\"\x1b\n\x05\x41\x62ort\x12\x12\n\nrequest_id\x18\x01 \x01(\x04*|\n\x0c\x46inishReason\x12\x0f\n\x0b\x46INISH_NONE\x10\x00\x12\x0f\n\x0b\x46INISH_STOP\x10\x01\x12\x11\n\rFINISH_LENGTH\x10\x02\x12\x10\n\x0c\x46INISH_ABORT\x10\x03\x12\x10\n\x0c\x46INISH_ERROR\x10\x04\x12\x13\n\x0f\x46INISH_REJECTED\x10\x05\x32M\n\x05\x46leet\x12\x44\n\x06\x41ttach\x12\x1a.r1.fleet.v1.WorkerMessage\x1a\x1a.r1.fleet.v1.RouterMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1br1_serve/protos/fleet.proto\x12\x0br1.fleet.v1\"\x8b\x01\n\rWorkerMessage\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.r1.fleet.v1.HelloH\x00\x12#\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x12.r1.fleet.v1.FrameH\x00\x12%\n\x06\x64igest\x18\x03 \x01(\x0b\x32\x13.r1.fleet.v1.DigestH\x00\x42\t\n\x07message\"\xb6\x01\n\rRouterMessage\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.r1.fleet.v1.WelcomeH\x00\x12%\n\x06submit\x18\x02 \x01(\x0b\x32\x13.r1.fleet.v1.SubmitH\x00\x12#\n\x05\x61\x62ort\x18\x03 \x01(\x0b\x32\x12.r1.fleet.v1.AbortH\x00\x12%\n\x06\x64igest\x18\x04 \x01(\x0b\x32\x13.r1.fleet.v1.DigestH\x00\x42\t\n\x07message\"\xd2\x01\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x11\n\tplan_name\x18\x03 \x01(\t\x12\x11\n\tplan_hash\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x0c\n\x04pool\x18\x06 \x01(\t\x12\x0f\n\x07gang_id\x18\x07 \x01(\t\x12\x0c\n\x04rank\x18\x08 \x01(\r\x12\x11\n\tgang_size\x18\t \x01(\r\x12\'\n\x08\x63\x61pacity\x18\n \x01(\x0b\x32\x15.r1.fleet.v1.Capacity\"J\n\x08\x43\x61pacity\x12\x11\n\tkv_tokens\x18\x01 \x01(\x04\x12\x14\n\x0cmax_num_seqs\x18\x02 \x01(\r\x12\x15\n\rmax_model_len\x18\x03 \x01(\r\"E\n\x07Welcome\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x11\n\trouter_id\x18\x02 \x01(\t\x12\r\n\x05ports\x18\x03 \x03(\r\"\x91\x01\n\x05\x46rame\x12\"\n\x06\x64\x65ltas\x18\x01 \x03(\x0b\x32\x12.r1.fleet.v1.Delta\x12\x1f\n\x04load\x18\x02 \x01(\x0b\x32\x11.r1.fleet.v1.Load\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x0e\n\x06others\x18\x05 \x01(\r\x12\x0f\n\x07routers\x18\x06 \x01(\r\"\x96\x01\n\x05\x44\x65lta\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12)\n\x06\x66inish\x18\x03 \x01(\x0e\x32\x19.r1.fleet.v1.FinishReason\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x15\n\rcached_tokens\x18\x05 \x01(\r\x12\x15\n\rqueue_time_us\x18\x06 \x01(\r\"k\n\x04Load\x12\x0f\n\x07running\x18\x01 \x01(\r\x12\x0f\n\x07waiting\x18\x02 \x01(\r\x12\x10\n\x08kv_usage\x18\x03 \x01(\x02\x12\x14\n\x0cstep_time_us\x18\x04 \x01(\r\x12\x19\n\x11preemptions_total\x18\x05 \x01(\x04\"\x85\x01\n\x06Submit\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x18\n\x10prompt_token_ids\x18\x02 \x03(\r\x12\'\n\x08sampling\x18\x03 \x01(\x0b\x32\x15.r1.fleet.v1.Sampling\x12\x10\n\x08priority\x18\x04 \x01(\x05\x12\x12\n\ncache_salt\x18\x05 \x01(\t\"\x8d\x02\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_p\x18\x02 \x01(\x02\x12\r\n\x05top_k\x18\x03 \x01(\x05\x12\r\n\x05min_p\x18\x04 \x01(\x02\x12\x18\n\x10presence_penalty\x18\x05 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x06 \x01(\x02\x12\x1a\n\x12repetition_penalty\x18\x07 \x01(\x02\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\nmax_tokens\x18\t \x01(\r\x12\x12\n\nmin_tokens\x18\n \x01(\r\x12\x16\n\x0estop_token_ids\x18\x0b \x03(\r\x12\x12\n\nignore_eos\x18\x0c \x01(\x08\x42\x07\n\x05_seed\"\x1b\n\x05\x41\x62ort\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\"j\n\x06\x44igest\x12\x11\n\trouter_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x10\n\x08uptime_s\x18\x03 \x01(\x01\x12)\n\x07tenants\x18\x04 \x03(\x0b\x32\x18.r1.fleet.v1.TenantUsage\"r\n\x0bTenantUsage\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12!\n\x06tokens\x18\x02 \x01(\x0b\x32\x11.r1.fleet.v1.Part\x12 \n\x05slots\x18\x03 \x01(\x0b\x32\x11.r1.fleet.v1.Part\x12\x0e\n\x06queued\x18\x04 \x01(\r\"\x97\x02\n\x04Part\x12\r\n\x05limit\x18\x01 \x01(\x01\x12\r\n\x05owned\x18\x02 \x01(\x01\x12\x0c\n\x04\x66ree\x18\x03 \x01(\x01\x12\r\n\x05\x66irst\x18\x04 \x01(\x01\x12\x0c\n\x04more\x18\x05 \x01(\x01\x12\x10\n\x08waited_s\x18\x06 \x01(\x01\x12+\n\x05given\x18\x07 \x03(\x0b\x32\x1c.r1.fleet.v1.Part.GivenEntry\x12+\n\x05taken\x18\x08 \x03(\x0b\x32\x1c.r1.fleet.v1.Part.TakenEntry\x1a,\n\nGivenEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a,\n\nTakenEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*|\n\x0c\x46inishReason\x12\x0f\n\x0b\x46INISH_NONE\x10\x00\x12\x0f\n\x0b\x46INISH_STOP\x10\x01\x12\x11\n\rFINISH_LENGTH\x10\x02\x12\x10\n\x0c\x46INISH_ABORT\x10\x03\x12\x10\n\x0c\x46INISH_ERROR\x10\x04\x12\x13\n\x0f\x46INISH_REJECTED\x10\x05\x32M\n\x05\x46leet\x12\x44\n\x06\x41ttach\x12\x1a.r1.fleet.v1.WorkerMessage\x1a\x1a.r1.fleet.v1.RouterMessage(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'r1_serve.protos.fleet_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=1450
-  _globals['_FINISHREASON']._serialized_end=1574
-  _globals['_WORKERMESSAGE']._serialized_start=44
-  _globals['_WORKERMESSAGE']._serialized_end=144
-  _globals['_ROUTERMESSAGE']._serialized_start=147
-  _globals['_ROUTERMESSAGE']._serialized_end=290
-  _globals['_HELLO']._serialized_start=293
-  _globals['_HELLO']._serialized_end=503
-  _globals['_CAPACITY']._serialized_start=505
-  _globals['_CAPACITY']._serialized_end=579
-  _globals['_WELCOME']._serialized_start=581
-  _globals['_WELCOME']._serialized_end=635
-  _globals['_FRAME']._serialized_start=637
-  _globals['_FRAME']._serialized_end=749
-  _globals['_DELTA']._serialized_start=752
-  _globals['_DELTA']._serialized_end=902
-  _globals['_LOAD']._serialized_start=904
-  _globals['_LOAD']._serialized_end=1011
-  _globals['_SUBMIT']._serialized_start=1014
-  _globals['_SUBMIT']._serialized_end=1147
-  _globals['_SAMPLING']._serialized_start=1150
-  _globals['_SAMPLING']._serialized_end=1419
-  _globals['_ABORT']._serialized_start=1421
-  _globals['_ABORT']._serialized_end=1448
-  _globals['_FLEET']._serialized_start=1576
-  _globals['_FLEET']._serialized_end=1653
+  _globals['_PART_GIVENENTRY']._loaded_options = None
+  _globals['_PART_GIVENENTRY']._serialized_options = b'8\001'
+  _globals['_PART_TAKENENTRY']._loaded_options = None
+  _globals['_PART_TAKENENTRY']._serialized_options = b'8\001'
+  _globals['_FINISHREASON']._serialized_start=2084
+  _globals['_FINISHREASON']._serialized_end=2208
+  _globals['_WORKERMESSAGE']._serialized_start=45
+  _globals['_WORKERMESSAGE']._serialized_end=184
+  _globals['_ROUTERMESSAGE']._serialized_start=187
+  _globals['_ROUTERMESSAGE']._serialized_end=369
+  _globals['_HELLO']._serialized_start=372
+  _globals['_HELLO']._serialized_end=582
+  _globals['_CAPACITY']._serialized_start=584
+  _globals['_CAPACITY']._serialized_end=658
+  _globals['_WELCOME']._serialized_start=660
+  _globals['_WELCOME']._serialized_end=729
+  _globals['_FRAME']._serialized_start=732
+  _globals['_FRAME']._serialized_end=877
+  _globals['_DELTA']._serialized_start=880
+  _globals['_DELTA']._serialized_end=1030
+  _globals['_LOAD']._serialized_start=1032
+  _globals['_LOAD']._serialized_end=1139
+  _globals['_SUBMIT']._serialized_start=1142
+  _globals['_SUBMIT']._serialized_end=1275
+  _globals['_SAMPLING']._serialized_start=1278
+  _globals['_SAMPLING']._serialized_end=1547
+  _globals['_ABORT']._serialized_start=1549
+  _globals['_ABORT']._serialized_end=1576
+  _globals['_DIGEST']._serialized_start=1578
+  _globals['_DIGEST']._serialized_end=1684
+  _globals['_TENANTUSAGE']._serialized_start=1686
+  _globals['_TENANTUSAGE']._serialized_end=1800
+  _globals['_PART']._serialized_start=1803
+  _globals['_PART']._serialized_end=2082
+  _globals['_PART_GIVENENTRY']._serialized_start=1992
+  _globals['_PART_GIVENENTRY']._serialized_end=2036
+  _globals['_PART_TAKENENTRY']._serialized_start=2038
+  _globals['_PART_TAKENENTRY']._serialized_end=2082
+  _globals['_FLEET']._serialized_start=2210
+  _globals['_FLEET']._serialized_end=2287
 # @@protoc_insertion_point(module_scope)
