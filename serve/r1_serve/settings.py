@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -12,10 +12,17 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from r1_serve.errors import StartupError
 
 
-class RouterSettings(BaseSettings):
-    """Where the router listens and what it lets in: ``R1_HTTP_PORT=8000 r1 router``, or the command's own flags."""
+class LogSettings(BaseSettings):
+    """How a part logs: see logs.py."""
 
     model_config = SettingsConfigDict(env_prefix="R1_", frozen=True, extra="ignore")
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = Field(default="text", description="json: one object a line")
+
+
+class RouterSettings(LogSettings):
+    """Where the router listens and what it lets in: ``R1_HTTP_PORT=8000 r1 router``, or the command's own flags."""
 
     host: str = "127.0.0.1"
     http_port: int = Field(default=8000, ge=0, le=65535, description="0 picks a free one")
@@ -36,10 +43,8 @@ class RouterSettings(BaseSettings):
     announce: Path | None = Field(default=None, description="file that is told the ports once both listen")
 
 
-class WorkerSettings(BaseSettings):
+class WorkerSettings(LogSettings):
     """How a rank finds its routers."""
-
-    model_config = SettingsConfigDict(env_prefix="R1_", frozen=True, extra="ignore")
 
     routers: str = Field(default="127.0.0.1:8001", description="host:port, comma separated; names are re-resolved")
     resolve_interval_s: float = Field(default=5.0, gt=0)

@@ -72,7 +72,7 @@ class Reasoning:
         except grpc.aio.AbortError:
             raise
         except Exception:
-            logger.exception("request %s failed", own_id)
+            logger.exception("request %s failed", own_id, extra={"request_id": own_id})
             hidden = InternalError(f"internal error; the router's log has more under request id {own_id}")
             await context.abort(hidden.grpc_status, hidden.message, trailers(hidden))
 

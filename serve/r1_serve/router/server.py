@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 from r1_cluster.plan import Plan
 from r1_cluster.routing import policy
 
+from r1_serve import logs
 from r1_serve.errors import StartupError
 from r1_serve.protos import fleet_pb2, fleet_pb2_grpc
 from r1_serve.router.announce import announce
@@ -54,6 +55,7 @@ def serve(plans: Sequence[Plan], settings: RouterSettings) -> None:
     """Run a router until SIGTERM or SIGINT. Raises StartupError."""
     import uvloop
 
+    logs.configure(settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_until_signalled(plans, settings))
 

@@ -148,7 +148,8 @@ class Service:
         metrics = self.metrics.of(model.name, call.tenant.name)
         call.budget = enforced(request.thinking_token_budget, budget, sampling.max_tokens, len(model.closing_ids))
         if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("request %s: budget %s; %s", call.request_id, budget.explain(), call.route)
+            told = {"request_id": call.request_id}
+            logger.debug("request %s: budget %s; %s", call.request_id, budget.explain(), call.route, extra=told)
         for index, rank in enumerate(ranks):
             choice = Choice(model.vocabulary, thinking=model.opens_thought, stop=request.stop)
             own = pb.Sampling()
@@ -183,6 +184,16 @@ class Service:
                 usage.reasoning_tokens,
                 usage.answer_tokens,
                 usage.total_seconds,
+                extra={
+                    "request_id": call.request_id,
+                    "model": name,
+                    "tenant": call.tenant.name,
+                    "outcome": error.reason if error else "ok",
+                    "prompt_tokens": usage.prompt_tokens,
+                    "reasoning_tokens": usage.reasoning_tokens,
+                    "answer_tokens": usage.answer_tokens,
+                    "seconds": round(usage.total_seconds, 3),
+                },
             )
 
 

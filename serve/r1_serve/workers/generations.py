@@ -97,7 +97,8 @@ class Generations:
         except Exception as e:
             self._forget(key)
             rejected = _is_refusal(e)
-            logger.log(logging.INFO if rejected else logging.ERROR, "request not started: %s", e)
+            # Not its text, which may quote the request.
+            logger.log(logging.INFO if rejected else logging.ERROR, "request not started: %s", type(e).__name__)
             text = " ".join(str(e).split())[:500] if rejected else ENGINE_DEAD
             self._refuse(outbox, submit.request_id, pb.FINISH_REJECTED if rejected else pb.FINISH_ERROR, text)
 
@@ -118,7 +119,7 @@ class Generations:
             try:
                 output = live.collector.get_nowait()
             except Exception as e:
-                logger.error("request failed in the engine: %s", e)
+                logger.error("request failed in the engine: %s", type(e).__name__)
                 delta = pb.Delta(request_id=live.request_id, finish=pb.FINISH_ERROR, error=ENGINE_DEAD)
             else:
                 if output is None:

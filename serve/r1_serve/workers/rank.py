@@ -8,6 +8,7 @@ import uuid
 
 from r1_cluster.plan import Plan, Pool
 
+from r1_serve import logs
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.settings import WorkerSettings
 from r1_serve.workers import engine as engines
@@ -27,6 +28,7 @@ class Rank:
         plan = Plan.model_validate_json(plan_json)
         pool = next(pool for pool in plan.pools if pool.name == pool_name)
         settings = WorkerSettings.model_validate_json(settings_json)
+        logs.configure(settings)
         gang = await gangs.join(pool.layout.accelerators_per_rank)
         gangs.bind(gang)
         self._drain_s = settings.drain_s

@@ -71,7 +71,7 @@ class _Outermost:
         except ClientDisconnect:
             return
         except Exception:
-            logger.exception("request %s failed", own_id)
+            logger.exception("request %s failed", own_id, extra={"request_id": own_id})
             if not started:
                 error = InternalError(f"internal error; the router's log has more under request id {own_id}")
                 await error_response(error)(scope, receive, send_with_id)

@@ -156,7 +156,7 @@ class _Stream(Response):
         except R1Error as e:
             await write(data + chunks.error(e), more=False)
         except Exception:
-            logger.exception("stream %s failed", call.request_id)
+            logger.exception("stream %s failed", call.request_id, extra={"request_id": call.request_id})
             hidden = InternalError(f"internal error; the router's log has more under request id {call.request_id}")
             await write(chunks.error(hidden), more=False)
         else:
