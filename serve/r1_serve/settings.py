@@ -27,6 +27,10 @@ class RouterSettings(LogSettings):
     host: str = "127.0.0.1"
     http_port: int = Field(default=8000, ge=0, le=65535, description="0 picks a free one")
     grpc_port: int = Field(default=8001, ge=0, le=65535, description="clients and workers; 0 picks a free one")
+    processes: int = Field(default=1, ge=1, le=64, description="routers that share the ports")
+    fleet_port: int = Field(
+        default=0, ge=0, le=65000, description="of several processes: the first of their ports for workers; 0: any"
+    )
     max_body_bytes: int = Field(default=4 << 20, ge=1024)
     request_timeout_s: float = Field(
         default=3600.0, gt=0, description="deadline of a request; it can only ask for less"

@@ -182,9 +182,12 @@ class Accounts:
         usage = {tenant: own for tenant, own in usage.items() if own.tokens.limit or own.slots.limit}
         return Report(self.router_id, now - self._begun_at, usage)
 
-    def lacking(self, now: float) -> bool:
-        """Whether another router waits for something that this one could give now."""
-        return any(self._gifts(tenant, now) != ({}, {}) for tenant in self._accounts)
+    def could_give(self, report: Report, now: float) -> bool:
+        """Whether this router could give now what that one lacks."""
+        return any(
+            (_short(usage.tokens) or _short(usage.slots)) and self._gifts(tenant, now) != ({}, {})
+            for tenant, usage in report.usage.items()
+        )
 
     def _account(self, tenant: str, quota: Quota) -> _Account:
         account = self.of(tenant)
@@ -253,6 +256,10 @@ class Accounts:
             account.level = (account.level or 0.0) - amount
         for name, amount in slots.items():
             account.slots.give(name, amount)
+
+
+def _short(part: Part) -> bool:
+    return part.want.first + part.want.more > part.owned
 
 
 def _received(part: Part, amount: float) -> Part:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import grpc
 from r1_cluster.plan import Plan
@@ -24,11 +24,16 @@ MAX_ID_LENGTH = 200
 
 
 class Fleet(rpc.FleetServicer):
-    def __init__(self, catalog: Catalog, ranks: Ranks, metrics: Metrics, router_id: str) -> None:
+    """``heard`` takes what other routers have to say."""
+
+    def __init__(
+        self, catalog: Catalog, ranks: Ranks, metrics: Metrics, router_id: str, heard: Callable[[pb.Digest], None]
+    ) -> None:
         self._catalog = catalog
         self._ranks = ranks
         self._metrics = metrics
         self._router_id = router_id
+        self._heard = heard
 
     async def Attach(self, messages: AsyncIterator[pb.WorkerMessage], context: grpc.aio.ServicerContext) -> None:
         """A rank's stream, from its Hello until either side leaves."""
@@ -80,6 +85,9 @@ class Fleet(rpc.FleetServicer):
     async def _read_frames(self, rank: Rank, messages: AsyncIterator[pb.WorkerMessage]) -> None:
         sequence = 0
         async for message in messages:
+            if message.HasField("digest"):
+                self._heard(message.digest)
+                continue
             if not message.HasField("frame"):
                 raise BadFrame("after hello only frames may come, and hello once")
             frame = message.frame

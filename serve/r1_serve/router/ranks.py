@@ -39,6 +39,8 @@ class Rank:
         self.slot = slot  # of the gang among those of its plan: a small number that is used again, for metrics
         self.load = pb.Load()
         self.draining = False
+        self.others = 0  # requests of other routers, by its last frame
+        self.routers = 1  # attached to it
         self.last_pick = 0
         self.outbox: asyncio.Queue[pb.RouterMessage] = asyncio.Queue()
         self._work: dict[int, Work] = {}
@@ -51,16 +53,19 @@ class Rank:
     @property
     def has_seat(self) -> bool:
         """Whether one more request would run at once instead of waiting in the engine."""
-        return len(self._work) < self.hello.capacity.max_num_seqs
+        return len(self._work) + self.others < self.hello.capacity.max_num_seqs
 
     def view(self) -> RankView:
+        # Its load is of all routers but lags behind what this one has just sent: that waits there, or will.
+        seen = self.load.running + self.load.waiting
+        under_way = max(0, len(self._work) + self.others - seen)
         return RankView(
             worker_id=self.hello.worker_id,
             max_num_seqs=max(1, self.hello.capacity.max_num_seqs),
             max_waiting_requests=self.plan.limits.max_waiting_requests,
             in_flight=len(self._work),
             running=self.load.running,
-            waiting=self.load.waiting,
+            waiting=self.load.waiting + under_way,
             kv_usage=self.load.kv_usage,
             kv_tokens=self.hello.capacity.kv_tokens,
             step_time_s=self.load.step_time_us / 1e6,
@@ -84,6 +89,7 @@ class Rank:
         """The token path: all of a step's tokens in one pass. Returns how many deltas were for no known request."""
         # First: work that a leaving rank gives back must not be sent to it again.
         self.draining = frame.draining
+        self.others, self.routers = frame.others, max(1, frame.routers)
         if frame.HasField("load"):
             self.load = frame.load
         strays = 0

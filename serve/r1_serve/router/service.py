@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import logging
 import time
+import uuid
 from collections.abc import Callable, Sequence
 
 from r1_cluster.routing import Policy
 from r1_cluster.routing.admission import Arrival
 from r1_cluster.routing.budget import Asked, Budget
+from r1_cluster.routing.quota import Accounts
 
 from r1_serve.errors import ContextLengthExceeded, InvalidRequest, NoWorkers, R1Error, RouterStopping
 from r1_serve.protos import fleet_pb2 as pb
@@ -24,6 +26,7 @@ from r1_serve.router.migrations import Migrations
 from r1_serve.router.models import Catalog, ServedModel
 from r1_serve.router.ranks import Rank, Ranks
 from r1_serve.router.request import ChatRequest
+from r1_serve.router.sharing import Sharing
 from r1_serve.router.tenants import TenantsFile
 from r1_serve.settings import RouterSettings
 
@@ -52,7 +55,10 @@ class Service:
         self.calls: set[Call] = set()
         self._idle = asyncio.Event()  # set when the last call of a stopping router ends
         self.tenants = TenantsFile(settings.tenants, clock)
-        self.desk = Desk(catalog, ranks, policy, clock)
+        self.router_id = uuid.uuid4().hex
+        accounts = Accounts(self.router_id, clock())
+        self.desk = Desk(catalog, ranks, policy, clock, accounts)
+        self.sharing = Sharing(accounts, ranks, clock, self.desk.look_again)
         self._clock = clock
         self.migrations = Migrations(self._move, metrics, clock, settings.resume_wait_s)
         self.desk.begun_first = self.migrations.look

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -57,6 +58,7 @@ class Generations:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._live: dict[tuple[Outbox, int], _Live] = {}
+        self._held: Counter[Outbox] = Counter()  # live requests
         self._outboxes: list[Outbox] = []
         self._engine: Engine | None = None
         self._sequence = 0
@@ -76,6 +78,11 @@ class Generations:
         self._outboxes.remove(outbox)
         for key in [key for key in self._live if key[0] is outbox]:
             await self.abort(outbox, key[1])
+        self._held.pop(outbox, None)
+
+    def of_others(self, outbox: Outbox) -> int:
+        """How many requests other routers have here."""
+        return len(self._live) - self._held[outbox]
 
     async def submit(self, outbox: Outbox, submit: pb.Submit) -> None:
         """Start a request. What the engine refuses comes back as FINISH_REJECTED, to this request alone."""
@@ -91,6 +98,7 @@ class Generations:
             return
         self._sequence += 1
         live = self._live[key] = _Live(outbox, submit.request_id, str(self._sequence))
+        self._held[outbox] += 1
         try:
             prompt, params = engine_request(submit)
             live.collector = await self._engine.add_request(live.engine_id, prompt, params, priority=submit.priority)
@@ -167,12 +175,15 @@ class Generations:
 
     def _give_back(self, finish: pb.FinishReason, why: str) -> None:
         live, self._live = list(self._live.values()), {}
+        self._held.clear()
         for item in live:
             self._refuse(item.outbox, item.request_id, finish, why)
         self._idle.set()
 
     def _forget(self, key: tuple[Outbox, int]) -> _Live | None:
         live = self._live.pop(key, None)
+        if live is not None:
+            self._held[key[0]] -= 1
         if not self._live:
             self._idle.set()
         return live

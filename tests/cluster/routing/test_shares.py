@@ -116,7 +116,7 @@ class Network:
 
     def _hear(self, j: int, report: Report, now: float) -> None:
         self.accounts[j].hear(report, now)
-        self.accounts[j].urgent |= self.accounts[j].lacking(now)
+        self.accounts[j].urgent |= self.accounts[j].could_give(report, now)
 
 
 def admitted(

@@ -6,7 +6,7 @@ import logging
 from typing import cast
 
 import orjson
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -22,11 +22,13 @@ from r1_serve.router.http.errors import error_response
 from r1_serve.router.http.shape import model_body
 from r1_serve.router.request_id import HEADER, request_id
 from r1_serve.router.service import Service
+from r1_serve.router.siblings import Siblings
 
 logger = logging.getLogger(__name__)
 
 
-def application(service: Service) -> Starlette:
+def application(service: Service, siblings: Siblings | None = None) -> Starlette:
+    """``siblings``: the other processes of this router, for /metrics of all."""
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", chat_completions, methods=["POST"]),
@@ -41,6 +43,7 @@ def application(service: Service) -> Starlette:
         exception_handlers={R1Error: _refused, HTTPException: _no_route},
     )
     app.state.service = service
+    app.state.siblings = siblings
     return app
 
 
@@ -139,5 +142,8 @@ async def routing(request: Request) -> Response:
 
 async def metrics(request: Request) -> Response:
     service: Service = request.app.state.service
+    siblings: Siblings | None = request.app.state.siblings
+    if siblings is not None:
+        return Response(await siblings.metrics(), headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(service.metrics.registry), headers={"content-type": content_type})
