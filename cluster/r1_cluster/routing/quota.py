@@ -49,6 +49,8 @@ class _Account:
 
     level: float | None = None
     at: float = 0.0
+    begun_with: float = 0.0
+    begun_at: float = 0.0
     running: int = 0
     queued: int = 0
     limits: Quota = UNLIMITED
@@ -208,8 +210,14 @@ class Accounts:
         """Refilled by this router's part of the rate, until all of them together hold the limit."""
         account, routers = self.of(tenant), self.routers(now)
         part = limit / routers
+        first = 0.0 if self._late and now - self._begun_at < MINUTE_S else part
         if account.level is None:
-            account.level, account.at = 0.0 if self._late else part, now
+            account.level, account.at = first, now
+            account.begun_with, account.begun_at = first, now
+        elif first < account.begun_with and now - account.begun_at < TOGETHER_S:
+            # It took a moment to learn of the others: what was theirs is given up.
+            account.level -= account.begun_with - first
+            account.begun_with = first
         known = [peer.tokens for peer in self._usage(tenant, now).values()]
         others = sum(peer.owned if peer.limit else part for peer in known) + (routers - 1 - len(known)) * part
         room = max(0.0, limit - account.level - others)

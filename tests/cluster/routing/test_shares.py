@@ -193,6 +193,17 @@ def test_a_router_that_joins_later_brings_no_tokens_with_it() -> None:
     assert joiner.wait_for("t", 1000, QUOTA, 102.1) == 0  # half of the rate is its own
 
 
+def test_a_router_that_learns_of_others_only_after_its_first_requests_gives_up_what_is_theirs() -> None:
+    together, late = Accounts("a", begun_at=0.0), Accounts("b", begun_at=100.0)
+    together.reserve("t", 100, QUOTA, 1.0)
+    together.attached(3)
+    assert together.wait_for("t", 19_900, QUOTA, 1.0) == 0
+    assert together.wait_for("t", 19_901, QUOTA, 1.0) > 0
+    late.reserve("t", 100, QUOTA, 100.0)
+    late.hear(together.report(100.0), 100.0)
+    assert late.wait_for("t", 1, QUOTA, 100.0) > 0
+
+
 def test_a_router_that_is_gone_leaves_the_whole_rate_to_the_others() -> None:
     stays, goes = Accounts("a"), Accounts("b")
     goes.reserve("t", 1, QUOTA, 0.0)
