@@ -136,7 +136,12 @@ def _message(event: Event) -> pb.ChatEvent:
 def _usage(usage: Usage) -> pb.Usage:
     fields = dataclasses.asdict(usage)
     budget = fields.pop("thinking_budget")
-    return pb.Usage(**fields, thinking_budget_asked=budget["asked"], thinking_budget_applied=budget["applied"])
+    return pb.Usage(
+        **fields,
+        thinking_budget_asked=budget["asked"],
+        thinking_budget_applied=budget["applied"],
+        reasoning_effort=budget["effort"],
+    )
 
 
 def _body(data: bytes, limit: int) -> dict[str, Any]:

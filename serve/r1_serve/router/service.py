@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from r1_cluster.routing import Policy
 from r1_cluster.routing.admission import Arrival
-from r1_cluster.routing.budget import Asked, Budget
+from r1_cluster.routing.budget import Asked, Budget, Effort
 from r1_cluster.routing.quota import Accounts
 
 from r1_serve.errors import ContextLengthExceeded, InvalidRequest, NoWorkers, R1Error, RouterStopping
@@ -123,9 +123,10 @@ class Service:
         request, model, tenant = call.request, call.model, call.tenant
         prompt = await model.prompts.encode(request.messages)
         sampling = _sampling(request, model, len(prompt))
-        asked = request.thinking_token_budget
-        if asked is not None and not model.closing_ids:
-            raise InvalidRequest(f"{model.name} does not think: leave it out", field="thinking_token_budget")
+        asked = Asked(request.thinking_token_budget, request.reasoning_effort)
+        if not model.closing_ids and (asked.tokens is not None or asked.effort not in (None, Effort.NONE)):
+            field = "thinking_token_budget" if asked.effort is None else "reasoning_effort"
+            raise InvalidRequest(f"{model.name} does not think: leave it out", field=field)
         if not self.ranks.ready(model.name):
             await self.ranks.wait_for(model.name, self.settings.worker_wait_s)
         if call.error is not None:  # its deadline passed, or the router stopped, meanwhile
@@ -137,7 +138,7 @@ class Service:
             model.name,
             len(prompt),
             sampling.max_tokens,
-            asked=Asked(tokens=asked),
+            asked=asked,
             n=request.n,
             deadline=call.deadline,
             opens_thought=model.opens_thought,
@@ -152,7 +153,10 @@ class Service:
         """The call's turn has come."""
         request, model = call.request, call.model
         metrics = self.metrics.of(model.name, call.tenant.name)
-        call.budget = enforced(request.thinking_token_budget, budget, sampling.max_tokens, len(model.closing_ids))
+        tokens, effort = request.thinking_token_budget, request.reasoning_effort
+        if tokens is None and effort is not None:
+            tokens = model.budget_rules.of_effort(effort)
+        call.budget = enforced(tokens, budget, sampling.max_tokens, len(model.closing_ids), effort)
         if logger.isEnabledFor(logging.DEBUG):
             told = {"request_id": call.request_id}
             logger.debug("request %s: budget %s; %s", call.request_id, budget.explain(), call.route, extra=told)

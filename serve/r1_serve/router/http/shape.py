@@ -22,6 +22,7 @@ def usage_body(usage: Usage) -> dict[str, Any]:
                 "asked": budget.asked,
                 "applied": budget.applied,
                 "used": usage.longest_thought_tokens,
+                **({"effort": budget.effort} if budget.effort else {}),
             }
         }
     )
