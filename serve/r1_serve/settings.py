@@ -32,6 +32,11 @@ class RouterSettings(LogSettings):
         default=0, ge=0, le=65000, description="of several processes: the first of their ports for workers; 0: any"
     )
     max_body_bytes: int = Field(default=4 << 20, ge=1024)
+    max_connections: int = Field(default=8192, ge=1, description="HTTP, of one process; more are refused")
+    idle_s: float = Field(
+        default=15.0, gt=0, description="a connection's time to send a request's head; four times that for its body"
+    )
+    stall_s: float = Field(default=60.0, gt=0, description="how long a client may read nothing of its stream")
     request_timeout_s: float = Field(
         default=3600.0, gt=0, description="deadline of a request; it can only ask for less"
     )
@@ -45,6 +50,11 @@ class RouterSettings(LogSettings):
     tenants: Path | None = Field(default=None, description="tenants.yaml, read again when it changes")
     debug_routing: bool = Field(default=False, description="serve /debug/routing: recent picks and refusals, and why")
     announce: Path | None = Field(default=None, description="file that is told the ports once both listen")
+
+    @property
+    def body_s(self) -> float:
+        """A request's time to send its body."""
+        return 4 * self.idle_s
 
 
 class WorkerSettings(LogSettings):

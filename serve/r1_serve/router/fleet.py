@@ -95,6 +95,8 @@ class Fleet(rpc.FleetServicer):
                 sequence += 1
                 if frame.sequence != sequence:
                     raise BadFrame(f"frame {frame.sequence} came where {sequence} was due: tokens are lost or repeated")
+            if not 0.0 <= frame.load.kv_usage <= 1.001:
+                raise BadFrame(f"a KV usage of {frame.load.kv_usage} is no share")
             strays = self._ranks.on_frame(rank, frame)
             if strays:
                 self._metrics.stray_deltas.inc(strays)
@@ -128,5 +130,11 @@ def check_hello(hello: pb.Hello, catalog: Catalog) -> Plan:
     if hello.gang_size != size or hello.rank >= size:
         raise AttachRefused(
             f"rank {hello.rank} of {hello.gang_size} does not fit pool {pool.name}, whose gangs have {size}"
+        )
+    seats, length = plan.engine.max_num_seqs, plan.engine.max_model_len
+    if hello.capacity.max_num_seqs > seats or hello.capacity.max_model_len != length:
+        raise AttachRefused(
+            f"worker claims {hello.capacity.max_num_seqs} seats and a context of {hello.capacity.max_model_len}, which "
+            f"plan {plan.name} does not give it ({seats}, {length}): start it by that plan"
         )
     return plan

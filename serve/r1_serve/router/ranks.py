@@ -10,7 +10,7 @@ from typing import Protocol
 from r1_cluster.plan import Plan
 from r1_cluster.routing import RankView
 
-from r1_serve.errors import AlreadyAttached, InternalError, R1Error, WorkerLost
+from r1_serve.errors import AlreadyAttached, AttachRefused, InternalError, R1Error, WorkerLost
 from r1_serve.protos import fleet_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -132,11 +132,17 @@ class Ranks:
         return iter(self._ranks.values())
 
     def attach(self, hello: pb.Hello, plan: Plan) -> Rank:
-        """Raises AlreadyAttached. Of two streams with one worker id the first stays: a dead one ends by keepalive."""
+        """Of two streams with one worker id the first stays: a dead one ends by keepalive. Raises AlreadyAttached,
+        AttachRefused."""
         if hello.worker_id in self._ranks:
             raise AlreadyAttached(
                 f"worker {hello.worker_id!r} has a stream here: end that one, or if it is dead retry within seconds"
             )
+        gang = [rank for rank in self if hello.gang_id and rank.hello.gang_id == hello.gang_id]
+        if any(rank.hello.rank == hello.rank for rank in gang):
+            raise AlreadyAttached(f"rank {hello.rank} of gang {hello.gang_id!r} has a stream here: end that one first")
+        if any((rank.hello.plan_hash, rank.hello.pool) != (hello.plan_hash, hello.pool) for rank in gang):
+            raise AttachRefused(f"gang {hello.gang_id!r} is here with another plan or pool: a gang has one")
         rank = Rank(hello, plan, self._slot(hello))
         self._ranks[hello.worker_id] = rank
         self._changed(hello.model)

@@ -24,7 +24,8 @@ from r1_serve.protos import fleet_pb2, fleet_pb2_grpc
 from r1_serve.router.announce import announce
 from r1_serve.router.fleet import Fleet
 from r1_serve.router.http.app import application
-from r1_serve.router.http.wire import WiredProtocol
+from r1_serve.router.http.limits import Limits
+from r1_serve.router.http.wire import LIMITS, WiredProtocol
 from r1_serve.router.metrics import Metrics
 from r1_serve.router.models import Catalog
 from r1_serve.router.north import SERVICE, Reasoning
@@ -41,6 +42,8 @@ GRPC_OPTIONS = (
     ("grpc.keepalive_time_ms", 5000),
     ("grpc.keepalive_timeout_ms", 5000),
     ("grpc.http2.ping_timeout_ms", 5000),  # the keepalive's own timeout only holds where this one is not longer
+    ("grpc.max_connection_idle_ms", 300_000),  # of clients without a call; workers always have one
+    ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.max_ping_strikes", 0),
@@ -114,7 +117,7 @@ class Router:
                 await server.stop(None)
             raise
         self.http_port = sock.getsockname()[1]
-        self._http = _Http(application(self.service, self._siblings))
+        self._http = _Http(application(self.service, self._siblings), Limits.of(self._settings, self.metrics))
         self._http_task = asyncio.create_task(self._http.run(sock))
         await self._http.listening.wait()
         self._sharing = asyncio.create_task(self.service.sharing.run())
@@ -178,7 +181,7 @@ class Router:
 class _Http(uvicorn.Server):
     """uvicorn within our own loop, signals and sockets."""
 
-    def __init__(self, app: object) -> None:
+    def __init__(self, app: object, limits: Limits) -> None:
         super().__init__(
             uvicorn.Config(
                 app,  # type: ignore[arg-type]
@@ -193,11 +196,14 @@ class _Http(uvicorn.Server):
             )
         )
         self.listening = asyncio.Event()
+        self._limits = limits
 
     async def run(self, sock: socket.socket) -> None:  # type: ignore[override]
         await self.serve(sockets=[sock])
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        # uvicorn hands this to each connection's protocol, and nothing else of ours.
+        self.lifespan.state[LIMITS] = self._limits
         await super().startup(sockets)
         self.listening.set()
 

@@ -121,7 +121,7 @@ class Service:
 
     async def _start(self, call: Call) -> None:
         request, model, tenant = call.request, call.model, call.tenant
-        prompt = await model.prompts.encode(request.messages)
+        prompt = await model.prompts.encode(request.messages, model.max_model_len)
         sampling = _sampling(request, model, len(prompt))
         asked = Asked(request.thinking_token_budget, request.reasoning_effort)
         if not model.closing_ids and (asked.tokens is not None or asked.effort not in (None, Effort.NONE)):

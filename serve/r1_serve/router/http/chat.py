@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from r1_serve.errors import Cancelled, InternalError, InvalidRequest, R1Error
+from r1_serve.errors import Cancelled, ClientStalled, InternalError, InvalidRequest, R1Error
 from r1_serve.router.call import Call, Event
 from r1_serve.router.http.body import read_json
 from r1_serve.router.http.errors import error_response
@@ -34,7 +34,7 @@ async def chat_completions(request: Request) -> Response:
     service: Service = request.app.state.service
     try:
         timeout_s = _timeout(request)
-        body = check(await read_json(request, service.settings.max_body_bytes))
+        body = check(await read_json(request, service.settings.max_body_bytes, service.settings.body_s))
         chat = body.request()
         if body.stream_options is not None and not body.stream:
             raise InvalidRequest("stream_options: only with stream true", field="stream_options")
@@ -44,7 +44,7 @@ async def chat_completions(request: Request) -> Response:
     if not body.stream:
         return _Whole(call)
     options = body.stream_options
-    return _Stream(call, service.settings.keep_alive_s, include_usage=bool(options and options.include_usage))
+    return _Stream(call, service, include_usage=bool(options and options.include_usage))
 
 
 def _timeout(request: Request) -> float | None:
@@ -63,6 +63,10 @@ def _timeout(request: Request) -> float | None:
 def _key(request: Request) -> str | None:
     """OpenAI's header, or Anthropic's."""
     return bearer(request.headers.get("authorization")) or request.headers.get("x-api-key")
+
+
+def stalled(seconds: float) -> ClientStalled:
+    return ClientStalled(f"the client has read nothing for {seconds:g} s: read the stream as it comes")
 
 
 @contextlib.asynccontextmanager
@@ -107,10 +111,12 @@ class _Whole(Response):
 class _Stream(Response):
     """Server-sent events. Until the first event an error still has its own status; then it is an event."""
 
-    def __init__(self, call: Call, keep_alive_s: float, *, include_usage: bool) -> None:
+    def __init__(self, call: Call, service: Service, *, include_usage: bool) -> None:
         super().__init__()
         self._call = call
-        self._keep_alive_s = keep_alive_s
+        self._metrics = service.metrics
+        self._keep_alive_s = service.settings.keep_alive_s
+        self._stall_s = service.settings.stall_s
         self._include_usage = include_usage
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -138,7 +144,14 @@ class _Stream(Response):
         wire = Wire(scope, chunks)
 
         async def write(data: bytes, *, more: bool = True) -> None:
-            await send({"type": "http.response.body", "body": data, "more_body": more})
+            try:
+                async with asyncio.timeout(self._stall_s):  # it waits for room in the connection's buffer
+                    await send({"type": "http.response.body", "body": data, "more_body": more})
+            except TimeoutError:
+                self._metrics.connections_closed.labels("stalled").inc()
+                call.fail(stalled(self._stall_s))
+                wire.cut()
+                raise Cancelled("nobody reads this stream") from None
             wire.written_at = asyncio.get_running_loop().time()
 
         data = chunks.opening()
