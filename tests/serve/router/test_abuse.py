@@ -113,21 +113,38 @@ async def test_a_million_token_prompt_is_refused_soon_and_the_loop_goes_on(world
     await others_are_served(world, worker, ids)
 
 
-async def test_idle_connections_are_closed_and_more_than_the_limit_refused(world_of: Any, ids: Any) -> None:
+async def test_idle_connections_are_closed_and_before_that_give_way(world_of: Any, ids: Any) -> None:
     world = await world_of(idle_s=0.5, max_connections=20)
     worker = await world.worker()
     async with contextlib.AsyncExitStack() as stack:
         idle = [await stack.enter_async_context(connection(world)) for _ in range(20)]
-        reader, _ = await stack.enter_async_context(connection(world))
-        refused = await asyncio.wait_for(reader.read(), 10)
-        assert b" 503 " in refused.splitlines()[0]
-        assert json.loads(refused.split(b"\r\n\r\n")[1])["error"]["code"] == "too_many_connections"
-        idle[0][1].write(b"POST /v1/chat/completions HTTP/1.1\r\nx: ")  # a head that is never done
+        await others_are_served(world, worker, ids)
+        assert await asyncio.wait_for(idle[0][0].read(), 10) == b""
+        assert world.metric("r1_http_connections_closed_total", why="idle") == 1
+        idle[1][1].write(b"POST /v1/chat/completions HTTP/1.1\r\nx: ")  # a head that is never done
         for reader, _ in idle:
             assert await asyncio.wait_for(reader.read(), 10) == b""
     await world.until(lambda: world.metric("r1_http_connections") == 0)
     await others_are_served(world, worker, ids)
-    assert world.metric("r1_http_connections_closed_total", why="idle") == 20
+
+
+async def test_where_all_connections_are_busy_one_more_is_refused(world_of: Any, ids: Any) -> None:
+    world = await world_of(max_connections=2)
+    worker = await world.worker()
+    async with contextlib.AsyncExitStack() as stack:
+        busy = [await stack.enter_async_context(connection(world)) for _ in range(2)]
+        for _, writer in busy:
+            writer.write(head())
+        submits = [await worker.next_submit() for _ in busy]
+        reader, _ = await stack.enter_async_context(connection(world))
+        refused = await asyncio.wait_for(reader.read(), 10)
+        assert b" 503 " in refused.splitlines()[0]
+        assert json.loads(refused.split(b"\r\n\r\n")[1])["error"]["code"] == "too_many_connections"
+        for submit in submits:
+            delta = pb.Delta(request_id=submit.request_id, token_ids=ids("a</think>b"), finish=pb.FINISH_STOP)
+            await worker.send(delta)
+        for reader, _ in busy:
+            assert b" 200 " in await asyncio.wait_for(reader.readline(), 10)
     assert world.metric("r1_http_connections_closed_total", why="too_many") == 1
 
 

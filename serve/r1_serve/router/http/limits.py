@@ -31,6 +31,7 @@ class Limits:
     open: Gauge
     closed: Counter
     protocols: set[Any] = field(default_factory=set)
+    idle: dict[Any, None] = field(default_factory=dict)  # those that wait for a request, longest first
 
     @classmethod
     def of(cls, settings: RouterSettings, metrics: Metrics) -> Limits:
@@ -40,9 +41,11 @@ class Limits:
         limits.open.set_function(lambda: len(limits.protocols))
         return limits
 
-    @property
-    def full(self) -> bool:
-        return len(self.protocols) >= self.most
+    def make_room(self) -> bool:
+        """Whether one more connection may come. Where all are there, the longest idle one gives its place."""
+        if len(self.protocols) >= self.most and self.idle:
+            next(iter(self.idle)).give_up()
+        return len(self.protocols) < self.most
 
     def refusal(self) -> bytes:
         """The answer to a connection too many, before it has said anything."""

@@ -12,8 +12,8 @@ from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from r1_serve.router.choice import Kind
+from r1_serve.router.http.dialect import Format
 from r1_serve.router.http.limits import Limits
-from r1_serve.router.http.sse import Chunks
 
 _CYCLE = "r1.cycle"
 LIMITS = "r1.limits"
@@ -32,7 +32,7 @@ class WiredProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         limits = self._limits
-        if limits.full:
+        if not limits.make_room():
             limits.closed.labels("too_many").inc()
             transport.write(limits.refusal())
             transport.close()
@@ -58,14 +58,19 @@ class WiredProtocol(HttpToolsProtocol):
     def _wait(self) -> None:
         """For a request's head, from the first byte or none: not for ever."""
         self._stop_waiting()
-        self._waiting = self.loop.call_later(self._limits.idle_s, self._give_up)
+        self._limits.idle[self] = None
+        self._waiting = self.loop.call_later(self._limits.idle_s, self.give_up)
 
     def _stop_waiting(self) -> None:
+        self._limits.idle.pop(self, None)
         if self._waiting is not None:
             self._waiting.cancel()
             self._waiting = None
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
+        """Close a connection that waits for a request."""
+        self._stop_waiting()
+        self._limits.protocols.discard(self)
         self._limits.closed.labels("idle").inc()
         self.transport.close()
 
@@ -82,7 +87,7 @@ class Wire:
     response's own task sends it once the client reads again.
     """
 
-    def __init__(self, scope: Scope, chunks: Chunks) -> None:
+    def __init__(self, scope: Scope, chunks: Format) -> None:
         self._cycle: Any = scope["extensions"][_CYCLE]["cycle"]
         self._flow = self._cycle.flow
         self._write = self._cycle.transport.write
