@@ -104,6 +104,12 @@ class Service:
             raise
         return call
 
+    async def count(self, request: ChatRequest, key: str | None = None) -> int:
+        """Tokens of the request's prompt. Raises R1Error."""
+        self.tenants.of_key(key)
+        model = self.catalog.resolve(request.model)
+        return len(await model.prompts.encode(request.messages, model.max_model_len))
+
     async def drain(self, timeout_s: float) -> None:
         """Refuse new calls, give running ones ``timeout_s``, end the rest with RouterStopping."""
         self.stopping = True

@@ -57,7 +57,7 @@ async def respond(request: Request, read: Callable[[Any], tuple[ChatRequest, Dia
         chat, dialect, streamed = read(body)
     except R1Error as e:
         raise service.refused(e) from None
-    call = await service.open(chat, request.state.request_id, timeout_s, _key(request))
+    call = await service.open(chat, request.state.request_id, timeout_s, key_of(request))
     return _Stream(call, service, dialect) if streamed else _Whole(call, dialect)
 
 
@@ -74,7 +74,7 @@ def _timeout(request: Request) -> float | None:
     return seconds
 
 
-def _key(request: Request) -> str | None:
+def key_of(request: Request) -> str | None:
     """OpenAI's header, or Anthropic's."""
     return bearer(request.headers.get("authorization")) or request.headers.get("x-api-key")
 
