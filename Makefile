@@ -16,7 +16,7 @@ INSTALL := VENV=$(VENV) PYTHON=$(PYTHON) requirements/install.sh
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install serve test test-slow check format nano topology bench-router failover lock protos clean
+.PHONY: help install serve test test-slow check format nano topology bench-router failover observability chart-check chart-schema kernels-aot test-interpret bench-kernels lock protos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,8 +54,26 @@ topology: $(VENV)/.dev ## the same held-out prompts on every shipped layout: ans
 bench-router: $(VENV)/.dev ## the router alone under a synthetic fleet: CPU a token, added latency, memory; ARGS=--write
 	@$(BIN)/python -m r1_bench.router $(ARGS)
 
-failover: $(VENV)/.dev ## kill ranks under STREAMS=64 greedy streams on nano-dp2-ep2: anything lost, repeated, different?
+failover: $(VENV)/.dev ## kill ranks under STREAMS=64 greedy streams on FAILOVER_PLAN: anything lost, repeated, different?
 	@$(BIN)/python -m r1_bench.failover --streams $(STREAMS) --plan $(FAILOVER_PLAN) $(ARGS)
+
+observability: $(VENV)/.dev ## write the Grafana dashboards and the chart's copies of them and of Prometheus' rules
+	@$(BIN)/python -m r1_serve.observability .
+
+chart-check: $(VENV)/.dev ## render the chart with every values file and variation, validate it all; ends with one JSON object
+	@$(BIN)/python -m r1_bench.chart.check helm $(ARGS)
+
+chart-schema: $(VENV)/.dev ## write helm/values.schema.json and what the chart's checks know, from types and catalog
+	@$(BIN)/python -m r1_bench.chart.values helm
+
+kernels-aot: $(VENV)/.dev ## compile every kernel for sm_90 and sm_100 without a GPU, against the committed table; ARGS=--write
+	@$(BIN)/python -m r1_kernels.aot $(ARGS)
+
+test-interpret: $(VENV)/.dev ## the kernels' tests under Triton's interpreter (two minutes)
+	@TRITON_INTERPRET=1 $(BIN)/pytest tests/kernels/interpret $(ARGS)
+
+bench-kernels: $(VENV)/.dev ## check and time the fused MoE kernels on this machine's GPU (under ten minutes)
+	@$(BIN)/python -m r1_kernels.bench $(ARGS)
 
 lock: $(VENV)/.dev ## resolve requirements/*.lock again from pyproject.toml; UPGRADE=1 takes the newest versions
 	@UPGRADE=$(UPGRADE) requirements/lock.sh

@@ -2,7 +2,8 @@
 
 `python -m r1_bench.failover --streams 64` rehearses a plan, asks held-out problems greedily without a disturbance, then
 all again while a rank's replica and its EngineCore (and with tensor parallelism a tensor worker) are killed with
-SIGKILL, each once the streams have gone on after the one before. The last line is one JSON object.
+SIGKILL, each once the streams have gone on after the one before: in turn while streams think, while the next token of
+one is `</think>`, and while one answers. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import signal
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import httpx
@@ -29,6 +30,10 @@ DEADLINE_S = 1200.0
 
 # What each kind of process calls itself, as Ray and vLLM set it.
 TITLES = {"replica": "ray::ServeReplica", "engine": "VLLM::EngineCore", "tensor": "ray::RayWorker"}
+
+# Where a stream stands when a rank is killed under it.
+MOMENTS = ("thinking", "boundary", "answer")
+MARK = "\n=>\n"
 
 
 @dataclass
@@ -65,7 +70,7 @@ async def ask(client: httpx.AsyncClient, question: str, stream: Stream) -> None:
                 choice = event["choices"][0]
                 answer = choice["delta"].get("content")
                 if answer and not answering:
-                    answering, stream.text = True, stream.text + "\n=>\n"
+                    answering, stream.text = True, stream.text + MARK
                 stream.text += answer or choice["delta"].get("reasoning") or ""
                 stream.ends += choice["finish_reason"] is not None
             else:
@@ -84,6 +89,16 @@ async def ask_all(where: Fleet, questions: Sequence[str], streams: Sequence[Stre
             group.create_task(ask(client, question, stream))
 
 
+def moment(stream: Stream, wanted: Stream) -> str | None:
+    """Where ``stream`` stands, one of MOMENTS; ``wanted`` is its undisturbed run, which tells when a thought is whole.
+    None before the first token and after the last."""
+    if not stream.text or stream.ends:
+        return None
+    if MARK in stream.text:
+        return "answer"
+    return "boundary" if stream.text == wanted.text.split(MARK)[0] else "thinking"
+
+
 def victim(where: Fleet, kind: str) -> psutil.Process | None:
     """A process of that kind among the fleet's own descendants; of several the one with the lowest pid."""
     found = []
@@ -98,22 +113,31 @@ def victim(where: Fleet, kind: str) -> psutil.Process | None:
 
 
 async def kill_in_turn(
-    where: Fleet, kinds: Sequence[str], streams: Sequence[Stream], expected: int
+    where: Fleet, kinds: Sequence[str], streams: Sequence[Stream], wanted: Sequence[Stream]
 ) -> list[dict[str, Any]]:
-    """Kill one of each kind when an equal further share of all ``expected`` characters has come."""
+    """Kill one of each kind when an equal further share of all characters has come, at each of MOMENTS in turn."""
     killed: list[dict[str, Any]] = []
-    for number, kind in enumerate(kinds):
+    expected = sum(len(stream.text) for stream in wanted)
+
+    def moments() -> list[str | None]:
+        return [moment(stream, undisturbed) for stream, undisturbed in zip(streams, wanted, strict=True)]
+
+    for number, (kind, when) in enumerate(zip(kinds, cycle(MOMENTS), strict=False)):
         due = expected * (number + 1) / (len(kinds) + 1) * 0.8
         while sum(len(stream.text) for stream in streams) < due:  # noqa: ASYNC110  # progress has no event
             await asyncio.sleep(0.01)
-        process = victim(where, kind)
+        process = victim(where, kind)  # takes longer than a step: before the moment comes
         if process is None:
-            killed.append({"kind": kind, "pid": None})
-            continue
+            raise RuntimeError(f"no {kind} process in {where.plan}: see --kills")
+        while when not in moments():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        process.kill()
+        standing = Counter(moments())
         at = sum(len(stream.text) for stream in streams) / expected
-        unfinished = sum(stream.ends == 0 for stream in streams)
-        os.kill(process.pid, signal.SIGKILL)
-        killed.append({"kind": kind, "pid": process.pid, "at_share": round(at, 2), "running": unfinished})
+        killed.append(
+            {"kind": kind, "pid": process.pid, "when": when, "at_share": round(at, 2)}
+            | {name: standing[name] for name in MOMENTS}
+        )
         print(json.dumps(killed[-1]), flush=True)
     return killed
 
@@ -138,7 +162,7 @@ def compare(wanted: Sequence[Stream], got: Sequence[Stream], kills: Sequence[dic
     changed = [lost_and_repeated(w.text, g.text) for w, g in pairs]
     return {
         "streams": len(got),
-        "kills": sum(kill["pid"] is not None for kill in kills),
+        "kills": len(kills),
         "completed": sum(stream.error is None and stream.ends == 1 for stream in got),
         "lost_tokens": sum(lost for lost, _ in changed),
         "repeated_tokens": sum(repeated for _, repeated in changed),
@@ -153,8 +177,7 @@ async def measure(where: Fleet, n: int, seed: int, kinds: Sequence[str]) -> dict
     await ask_all(where, questions, again)
     noise = sum(w.text != g.text for w, g in zip(wanted, again, strict=True))
     print(json.dumps({"undisturbed": n, "mismatched": noise}), flush=True)
-    expected = sum(len(stream.text) for stream in wanted)
-    killing = asyncio.create_task(kill_in_turn(where, kinds, got, expected))
+    killing = asyncio.create_task(kill_in_turn(where, kinds, got, wanted))
     started = time.monotonic()
     await ask_all(where, questions, got)
     if not killing.done():
@@ -179,7 +202,11 @@ async def measure(where: Fleet, n: int, seed: int, kinds: Sequence[str]) -> dict
 
 def table(result: dict[str, Any]) -> str:
     environment = result["environment"]
-    kills = ", ".join(f"{k['kind']} at {k.get('at_share')} ({k.get('running')} running)" for k in result["kills"])
+    kills = "; ".join(
+        f"{k['kind']} at {k['at_share']:.0%} of the text, for one at “{k['when']}” "
+        f"({', '.join(f'{k[name]} {name}' for name in MOMENTS)})"
+        for k in result["kills"]
+    )
     return "\n".join(
         [
             "# Ranks killed under running streams",
@@ -202,13 +229,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plan", default="nano-dp2-ep2")
     parser.add_argument("--kills", nargs="*", choices=TITLES, default=["replica", "engine"])
-    parser.add_argument("--write", action="store_true", help="write benchmarks/results/failover_cpu_*")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/results/failover_PLAN_cpu_*")
     args = parser.parse_args()
     with fleet(args.plan) as where:
         result = asyncio.run(measure(where, args.streams, args.seed, args.kills))
     result = {"environment": results.environment(), "plan": args.plan, **result}
     if args.write:
-        print(results.write("failover_cpu", result, table(result)))
+        print(results.write(f"failover_{args.plan}_cpu", result, table(result)))
     print(json.dumps(result["summary"]))
 
 

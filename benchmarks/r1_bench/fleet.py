@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +44,11 @@ class Fleet:
 
 
 @contextmanager
-def fleet(plan: str, folder: Path | None = None) -> Iterator[Fleet]:
-    """Run ``r1 rehearse PLAN`` on free ports until the block ends; logs and announcements go to ``folder``."""
+def fleet(plan: str, folder: Path | None = None, settings: Mapping[str, str] | None = None) -> Iterator[Fleet]:
+    """Run ``r1 rehearse PLAN`` on free ports until the block ends; logs and announcements go to ``folder``.
+
+    ``settings`` are environment variables of the command, beside the caller's.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         folder = folder or Path(temporary)
         announce, said = folder / "fleet.json", folder / "said.log"
@@ -53,7 +56,13 @@ def fleet(plan: str, folder: Path | None = None) -> Iterator[Fleet]:
         command += ["--announce", str(announce), "--logs", str(folder)]
         started = time.monotonic()
         with said.open("wb") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+            process = subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, **(settings or {})},
+            )
         try:
             while not announce.exists():
                 if process.poll() is not None or time.monotonic() - started > START_TIMEOUT_S:

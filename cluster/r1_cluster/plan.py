@@ -27,6 +27,11 @@ class PlanError(ValueError):
     """A plan that cannot be used. The message names the file and the field."""
 
 
+def _unset(value: object) -> bool:
+    """Left out of the YAML and of the hash: a field that came later does not rename the plans made before it."""
+    return value is None
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -79,10 +84,10 @@ class Layout(_Frozen):
 
 
 class Pool(_Frozen):
-    """Equal gangs. A plan with one unified pool serves prefill and decode on the same ranks."""
+    """Equal gangs. A unified pool prefills and decodes on the same ranks; a prefill pool hands KV to a decode pool."""
 
     name: Name = "main"
-    role: Literal["unified"] = "unified"
+    role: Literal["unified", "prefill", "decode"] = "unified"
     gangs: Positive = 1
     layout: Layout = Layout()
 
@@ -97,6 +102,7 @@ class Engine(_Frozen):
     enforce_eager: bool = False
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     enable_prefix_caching: bool = True
+    kv_cache_dtype: Literal["fp8"] | None = Field(default=None, exclude_if=_unset, description="none: the model's own")
 
     @model_validator(mode="after")
     def _a_step_holds_a_token_of_each(self) -> Self:
@@ -113,7 +119,15 @@ class Fleet(_Frozen):
 
     accelerator: str = Field(min_length=1, description="cpu, or a GPU name such as H200")
     accelerators_per_node: Positive = 8
+    nvlink_domain: Positive | None = Field(
+        default=None, exclude_if=_unset, description="GPUs one NVLink switch joins, where that is more than a node"
+    )
     kv_cache_gib_per_rank: float | None = Field(default=None, gt=0, description="cpu only; on GPUs vLLM measures")
+
+    @property
+    def domain(self) -> int:
+        """Accelerators among which tensor parallelism is fast."""
+        return max(self.accelerators_per_node, self.nvlink_domain or 0)
 
     @model_validator(mode="after")
     def _kv_is_given_on_cpu_only(self) -> Self:
@@ -132,6 +146,46 @@ class Limits(_Frozen):
     thinking: BudgetRules = BudgetRules()
 
 
+class RankMemory(_Frozen):
+    """Bytes of one GPU of a pool; the parts sum to the GPU's memory. ``kv_tokens``: of one data-parallel rank."""
+
+    pool: Name
+    weights: int = Field(ge=0)
+    workspace: int = Field(ge=0, description="activations of the largest step, CUDA graphs, libraries")
+    kv_cache: int = Field(ge=0)
+    reserve: int = Field(ge=0, description="left to the driver: 1 - gpu_memory_utilization")
+    kv_tokens: int = Field(ge=0)
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.workspace + self.kv_cache + self.reserve
+
+
+class Predicted(_Frozen):
+    """What the performance model expects at ``requests_per_second`` over the whole plan. Times in seconds.
+
+    TTFA is the time to the first token of the *answer*, after the thought. ``cost_per_million_tokens`` is in the
+    currency of the price that was given, None without one.
+    """
+
+    requests_per_second: float
+    max_requests_per_second: float = Field(description="the most at which every SLO holds")
+    output_tokens_per_second: float
+    output_tokens_per_second_per_gpu: float
+    running_requests: float
+    ttft_mean: float
+    ttft_p95: float
+    tpot_mean: float
+    tpot_p95: float
+    ttfa_mean: float
+    ttfa_p95: float
+    kv_used: float = Field(description="share of the KV cache in use on average")
+    thoughts_cut: float = Field(ge=0, le=1, description="share of thoughts that reach the budget")
+    gpu_hours_per_million_tokens: float
+    cost_per_million_tokens: float | None = None
+    cost_per_answer: float | None = None
+
+
 class Plan(_Frozen):
     """One deployment, whole. Equal plans have equal hashes whatever their YAML looked like."""
 
@@ -143,6 +197,8 @@ class Plan(_Frozen):
     pools: tuple[Pool, ...] = Field(default=(Pool(),), min_length=1)
     limits: Limits = Limits()
     reasons: tuple[str, ...] = Field(default=(), description="why this layout, in words an operator can check")
+    memory: tuple[RankMemory, ...] = Field(default=(), description="what the planner counted, one entry a pool")
+    predicted: Predicted | None = None
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
@@ -151,12 +207,21 @@ class Plan(_Frozen):
             raise ValueError(f"pools: names must differ, got {', '.join(names)}")
         for pool in self.pools:
             rank = pool.layout.tensor_parallel_size
-            if rank > self.fleet.accelerators_per_node:
+            if rank > self.fleet.domain:
+                where = "an NVLink domain" if self.fleet.nvlink_domain else "a node"
                 raise ValueError(
                     f"pools.{pool.name}.layout.tensor_parallel_size is {rank}, more than the "
-                    f"{self.fleet.accelerators_per_node} accelerators of a node: tensor parallelism stays in a node"
+                    f"{self.fleet.domain} accelerators of {where}: tensor parallelism stays in {where}"
                 )
+        roles = sorted({pool.role for pool in self.pools})
+        if roles not in (["unified"], ["decode", "prefill"]):
+            raise ValueError(f"pools: roles are {', '.join(roles)}: either all unified, or prefill and decode")
         return self
+
+    @property
+    def separate(self) -> bool:
+        """Whether prefill and decode have pools of their own."""
+        return self.pools[0].role != "unified"
 
     @property
     def accelerators(self) -> int:
@@ -164,8 +229,8 @@ class Plan(_Frozen):
 
     @property
     def hash(self) -> str:
-        """Twelve hex digits over the canonical JSON, without ``name`` and ``reasons``, which change nothing."""
-        value = self.model_dump(mode="json", exclude={"name", "reasons"})
+        """Twelve hex digits over the canonical JSON, without the name and the planner's notes, which change nothing."""
+        value = self.model_dump(mode="json", exclude={"name", "reasons", "memory", "predicted"})
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
     def to_yaml(self) -> str:

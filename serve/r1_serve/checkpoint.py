@@ -15,16 +15,23 @@ from tokenizers import Tokenizer
 
 from r1_serve.errors import InvalidRequest, StartupError
 from r1_serve.nano import weights_path
+from r1_serve.settings import models_folder
 
 BUILTIN = "builtin:r1-nano"
 THINK, THINK_END = "<think>", "</think>"
 
 
 def checkpoint_path(name: str) -> Path:
-    """The directory of a plan's ``model.checkpoint``. Raises StartupError where it is not one."""
-    path = weights_path() if name == BUILTIN else Path(name)
+    """The directory of a plan's ``model.checkpoint``; a hub id is one below ``R1_MODELS``. Raises StartupError."""
+    path, folder = weights_path() if name == BUILTIN else Path(name), models_folder()
+    if folder is not None and name != BUILTIN:
+        path = folder / name  # an absolute name stays what it is
     if not (path / "config.json").is_file():
-        raise StartupError(f"no checkpoint at {name}: expected a directory with config.json, or {BUILTIN}")
+        where = f" (looked in {path})" if str(path) != name else ""
+        raise StartupError(
+            f"no checkpoint at {name}{where}: expected a directory with config.json, a hub id below R1_MODELS, "
+            f"or {BUILTIN}"
+        )
     return path
 
 

@@ -13,6 +13,9 @@ from typing import Annotated
 import typer
 from r1_cluster.plan import Plan, PlanError, shipped
 
+from r1_serve.launch import pods
+from r1_serve.planning.command import command as plan_command
+
 app = typer.Typer(
     name="r1",
     help="Serve the DeepSeek-R1 family, and rehearse every layout on a laptop.",
@@ -150,6 +153,10 @@ def validate(
     show(report, Console(width=None if sys.stdout.isatty() else 200))
 
 
+app.command("plan")(plan_command)
+pods.add_to(app)
+
+
 def main() -> None:
     """Entry point. Exit codes: 0, 1 a bug or a part that died, 2 a configuration or machine that cannot work."""
     try:
@@ -160,11 +167,12 @@ def main() -> None:
 
 def _report(error: Exception) -> int:
     from r1_cluster.perf.runs import RunsError
+    from r1_cluster.workload import WorkloadError
 
     from r1_serve.errors import R1Error  # brings gRPC, which `r1 --help` does without
 
     text = " ".join(str(error).split())
-    if isinstance(error, R1Error | PlanError | RunsError):
+    if isinstance(error, R1Error | PlanError | RunsError | WorkloadError):
         print(f"error: {text}", file=sys.stderr)
         return int(getattr(error, "exit_code", 2))
     log = LOGS / "bug.log"

@@ -21,7 +21,18 @@ class LogSettings(BaseSettings):
     log_format: Literal["text", "json"] = Field(default="text", description="json: one object a line")
 
 
-class RouterSettings(LogSettings):
+class TraceSettings(BaseSettings):
+    """Whether and where traces go: see tracing.py. What else OpenTelemetry's exporter knows, it reads as ``OTEL_*``."""
+
+    model_config = SettingsConfigDict(env_prefix="R1_", frozen=True, extra="ignore")
+
+    otlp_endpoint: str | None = Field(
+        default=None, pattern="^https?://", description="OTLP over gRPC, http://collector:4317; none: no traces"
+    )
+    trace_share: float = Field(default=1.0, ge=0, le=1, description="of requests whose client does not say itself")
+
+
+class RouterSettings(LogSettings, TraceSettings):
     """Where the router listens and what it lets in: ``R1_HTTP_PORT=8000 r1 router``, or the command's own flags."""
 
     host: str = "127.0.0.1"
@@ -46,6 +57,9 @@ class RouterSettings(LogSettings):
         default=3600.0, ge=0, description="how long a request whose rank is gone may wait for another"
     )
     drain_s: float = Field(default=5.0, ge=0, description="how long running requests may go on after SIGTERM")
+    slo_first_answer_s: float = Field(
+        default=60.0, gt=0, description="the service level: the answer's first token within so long, for 99 of 100"
+    )
     policy: str = Field(default="thinking_aware", description="a shipped routing policy, or a .yaml file")
     tenants: Path | None = Field(default=None, description="tenants.yaml, read again when it changes")
     debug_routing: bool = Field(default=False, description="serve /debug/routing: recent picks and refusals, and why")
@@ -57,14 +71,28 @@ class RouterSettings(LogSettings):
         return 4 * self.idle_s
 
 
-class WorkerSettings(LogSettings):
+class WorkerSettings(LogSettings, TraceSettings):
     """How a rank finds its routers."""
 
     routers: str = Field(default="127.0.0.1:8001", description="host:port, comma separated; names are re-resolved")
     resolve_interval_s: float = Field(default=5.0, gt=0)
+    vllm_metrics: bool = Field(
+        default=False, description="export all of vLLM's own metrics through Ray, beside what the router exports"
+    )
+    max_gangs: int | None = Field(
+        default=None, ge=1, description="autoscaling: from the plan's gangs up to so many of each pool; none: it is off"
+    )
     drain_s: float = Field(
         default=5.0, ge=0, le=12, description="how long a leaving rank goes on before it hands over what still runs"
     )
+    run_dir: Path | None = Field(
+        default=None, description="folder through which `r1 leave` asks this node's ranks to go"
+    )
+    leave_s: float = Field(default=900.0, ge=0, description="how long running requests may go on after `r1 leave`")
+    weights: str | None = Field(
+        default=None, description="s3://, gs:// or az:// address that vLLM streams weights from"
+    )
+    load_format: str | None = Field(default=None, description="vLLM's loader; default: its own choice")
 
 
 Kind = TypeVar("Kind", bound=BaseSettings)
@@ -77,6 +105,17 @@ def load(kind: type[Kind], **flags: object) -> Kind:
     except ValidationError as e:
         faults = "; ".join(f"R1_{'_'.join(map(str, f['loc'])).upper()}: {f['msg']}" for f in e.errors())
         raise StartupError(f"bad setting: {faults}") from e
+
+
+def models_folder() -> Path | None:
+    """Where checkpoints named by a hub id lie: ``R1_MODELS``."""
+    folder = os.environ.get("R1_MODELS")
+    return Path(folder) if folder else None
+
+
+def secret(name: str) -> str | None:
+    """A credential that must not be on a command line: ``R1_API_KEY``, ``R1_FETCH_TOKEN``."""
+    return os.environ.get(name) or None
 
 
 def ray_address() -> str | None:

@@ -102,6 +102,32 @@ def test_tensor_parallelism_does_not_leave_its_node() -> None:
         Plan.from_yaml(f"{MINIMAL}\n{pools}")
 
 
+def test_tensor_parallelism_reaches_as_far_as_an_nvlink_domain() -> None:
+    pools = "pools: [{layout: {tensor_parallel_size: 16}}]"
+    rack = MINIMAL.replace("{accelerator: H200}", "{accelerator: GB200, accelerators_per_node: 4, nvlink_domain: 72}")
+    assert Plan.from_yaml(f"{rack}\n{pools}").accelerators == 16
+    with pytest.raises(PlanError, match="more than the 72 accelerators of an NVLink domain"):
+        Plan.from_yaml(f"{rack}\n{pools.replace('16', '128')}")
+
+
+@pytest.mark.parametrize("roles", ["prefill", "decode", "unified, prefill", "unified, prefill, decode"])
+def test_prefill_and_decode_pools_come_in_pairs(roles: str) -> None:
+    pools = ", ".join(f"{{name: p{i}, role: {role}}}" for i, role in enumerate(roles.split(", ")))
+    with pytest.raises(PlanError, match="either all unified, or prefill and decode"):
+        Plan.from_yaml(f"{MINIMAL}\npools: [{pools}]")
+
+
+def test_fields_that_came_later_do_not_rename_the_plans_before_them() -> None:
+    assert {name: Plan.load(name).hash for name in shipped()} == {
+        "nano-dp2-ep2": "4a8a7cf48b89",
+        "nano-tp1": "acca3ca08931",
+        "nano-tp2-dp2-ep4": "5e3f1b141d8e",
+        "nano-tp2-ep2": "2fdd96862344",
+    }
+    fp8 = Plan.from_yaml(MINIMAL.replace("2048", "2048, kv_cache_dtype: fp8"))
+    assert fp8.hash != Plan.from_yaml(MINIMAL).hash
+
+
 def test_pools_have_names_of_their_own() -> None:
     with pytest.raises(PlanError, match="pools: names must differ"):
         Plan.from_yaml(f"{MINIMAL}\npools: [{{name: a}}, {{name: a}}]")

@@ -116,3 +116,15 @@ def test_a_template_can_refuse_but_not_reach_out_of_its_sandbox(template: str, e
     with pytest.raises(InvalidRequest, match="chat template refuses") as fault:
         loaded.render([{"role": "user", "content": "x"}])
     assert fault.value.field == "messages"
+
+
+def test_a_hub_id_is_looked_for_below_r1_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "deepseek-ai" / "DeepSeek-R1"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    monkeypatch.setenv("R1_MODELS", str(tmp_path))
+    assert checkpoint_path("deepseek-ai/DeepSeek-R1") == folder
+    assert checkpoint_path(str(folder)) == folder
+    assert checkpoint_path("builtin:r1-nano") == weights_path()
+    with pytest.raises(StartupError, match=f"looked in {tmp_path}/deepseek-ai/other"):
+        checkpoint_path("deepseek-ai/other")

@@ -38,7 +38,7 @@ def test_help_lists_the_commands_without_importing_what_is_heavy() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.splitlines()[-1] == "[]"
-    for command in ("plans", "plan-check", "router", "rehearse", "serve", "ask", "validate"):
+    for command in ("plans", "plan-check", "router", "rehearse", "serve", "ask", "validate", "plan"):
         assert f"  {command} " in result.stdout
 
 

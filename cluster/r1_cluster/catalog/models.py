@@ -95,6 +95,7 @@ def model(name: str) -> Architecture:
     """Find a model by name or checkpoint, whatever the case. Raises ValueError that lists what there is."""
     wanted = name.lower()
     for each in MODELS.values():
-        if wanted in (each.name, each.checkpoint.lower(), each.checkpoint.lower().rpartition("/")[2]):
+        short = each.name.removeprefix("deepseek-"), each.name.removeprefix("r1-")  # r1, r1-0528, nano
+        if wanted in (each.name, *short, each.checkpoint.lower(), each.checkpoint.lower().rpartition("/")[2]):
             return each
     raise ValueError(f"unknown model {name!r}: choose one of {', '.join(MODELS)}")

@@ -13,7 +13,7 @@ from math import ceil
 from typing import Literal
 
 WeightDtype = Literal["fp8_block", "bfloat16", "float32"]
-KvDtype = Literal["fp8", "bfloat16"]
+KvDtype = Literal["fp8", "bfloat16", "float32"]
 
 BYTES = {"fp8": 1, "fp8_block": 1, "bfloat16": 2, "float16": 2, "float32": 4}
 BLOCK = 128  # a float32 scale for each 128 x 128 block of an FP8 weight

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-KvDtype = Literal["fp8", "bfloat16"]
+KvDtype = Literal["fp8", "bfloat16", "float32"]
 FILE = Path(__file__).parent / "constants.json"
 FRAMEWORKS = ("trtllm", "sglang", "vllm")
 

@@ -38,6 +38,11 @@ class Split:
     def gpus(self) -> int:
         return self.ranks * self.pipeline
 
+    def stages(self, layers: int) -> tuple[int, ...]:
+        """Layers of each pipeline stage as vLLM cuts them: a remainder goes to the stages before the last one."""
+        each, rest = divmod(layers, self.pipeline)
+        return tuple(each + (1 <= self.pipeline - 1 - stage <= rest) for stage in range(self.pipeline))
+
     def __str__(self) -> str:
         parts = [f"TP{self.tensor}"]
         if self.data > 1:

@@ -15,7 +15,7 @@ from r1_cluster.catalog import Experts, Gpu
 from r1_cluster.perf.constants import Attention, Collectives, ExpertKernel, Gemm, KvDtype
 
 KNEE = 3.0
-KV_BYTES = {"fp8": 1, "bfloat16": 2}
+KV_BYTES = {"fp8": 1, "bfloat16": 2, "float32": 4}
 
 
 def roof(compute: float, memory: float) -> float:

@@ -82,7 +82,7 @@ def _slots(pools: Pools, load: Workload) -> float:
 
 
 @dataclass(frozen=True)
-class _Station:
+class Station:
     """Prefill with ``count`` prompts in the same steps: seconds for all of them, and seconds between prompts."""
 
     together: float
@@ -90,7 +90,7 @@ class _Station:
     count: float
 
 
-def _station(engine: Engine, load: Workload, queue: float, running: Batch | None = None) -> _Station:
+def station(engine: Engine, load: Workload, queue: float, running: Batch | None = None) -> Station:
     """``queue`` prompts are there on average: they share steps up to the token budget of each data-parallel rank.
 
     c prompts occupy min(c, data)^align ranks: they are not spread evenly. Pipeline stages work on different prompts.
@@ -100,7 +100,7 @@ def _station(engine: Engine, load: Workload, queue: float, running: Batch | None
     count = min(max(1.0, queue), room)
     ranks = min(count, engine.split.data) ** engine.constants.serving.align
     together = engine.prefill_seconds(new, past=load.cached, count=count, ranks=ranks, decode=running)
-    return _Station(together, together / count / engine.split.pipeline, count)
+    return Station(together, together / count / engine.split.pipeline, count)
 
 
 def _unified(pools: Pools, load: Workload) -> Estimate:
@@ -113,8 +113,8 @@ def _unified(pools: Pools, load: Workload) -> Estimate:
     for _ in range(ROUNDS):
         step = engine.decode_seconds(running, context, pools.speculation)
         beside = Batch.decodes(running, context)
-        prefill = _station(engine, load, queue, beside)
-        burst = _station(engine, load, clients, beside)
+        prefill = station(engine, load, queue, beside)
+        burst = station(engine, load, clients, beside)
         service = prefill.service
         tpot = step + running / load.output * service
         own = prefill.together + (step if overheads.mixed else 0.0)
@@ -137,14 +137,14 @@ def _separate(pools: Pools, engine: Engine, load: Workload) -> Estimate:
     decode, serving = pools.decode, engine.constants.serving
     context, gaps = load.prompt + load.output / 2, max(1, load.output - 1)
     slots = _slots(pools, load) * pools.decode_count
-    burst = _station(engine, load, load.concurrency / pools.prefill_count)
+    burst = station(engine, load, load.concurrency / pools.prefill_count)
     wave = load.concurrency * burst.service / pools.prefill_count / 2
     added = engine.overheads
     fixed = added.ttft + added.handover + transfer_seconds(engine, load.prompt) + added.wide_prefill * engine.wide
     running, ttft, tpot, rate, queue, service = load.concurrency, 0.0, 0.0, 0.0, 1.0, 0.0
     for _ in range(ROUNDS):
         tpot = decode.decode_seconds(running / pools.decode_count, context, pools.speculation)
-        prefill = _station(engine, load, queue)
+        prefill = station(engine, load, queue)
         service = prefill.service / pools.prefill_count
         think = tpot * gaps + fixed + prefill.together - service
         rate = _closed_rate(service, think, load.concurrency)

@@ -96,19 +96,32 @@ class Engine:
     # Memory.
 
     def weight_bytes(self) -> int:
-        """Weights on the fullest rank: attention cut over tensor ranks, experts over all, MLA's down projections and
-        the router whole on each. Embedding and head are cut over tensor ranks."""
+        """Weights on the fullest GPU: attention cut over tensor ranks, experts over all, MLA's down projections, norms
+        and the router whole on each. Embedding and head are cut over tensor ranks, on the first and last stage."""
         model, split = self.model, self.split
-        attention = model.attention_bytes / split.tensor
-        if isinstance(model.attention, LatentAttention):
-            whole = model.attention.q_lora_rank + model.attention.kv_values
-            attention += model.linear_bytes(whole, model.hidden_size) * (1 - 1 / split.tensor)
-        layers = model.layers * attention + model.dense_layers * model.dense_mlp_bytes / split.tensor
+        dense, moe = model.dense_mlp_bytes / split.tensor, 0.0
         if model.experts:
             routed = ceil(model.experts.routed / split.expert) * model.expert_bytes / split.expert_tensor
-            layers += model.moe_layers * (routed + model.shared_expert_bytes / split.tensor + model.router_bytes)
-        ends = (model.embedding_bytes + model.lm_head_bytes) / split.tensor
-        return int(layers / split.pipeline + ends)
+            moe = routed + model.shared_expert_bytes / split.tensor + model.router_bytes
+        fullest, start = 0.0, 0
+        for stage, count in enumerate(split.stages(model.layers)):
+            plain = max(0, min(model.dense_layers - start, count))
+            size = count * self._attention_bytes() + plain * dense + (count - plain) * moe
+            size += model.embedding_bytes / split.tensor * (stage == 0)
+            size += model.lm_head_bytes / split.tensor * (stage == split.pipeline - 1)
+            fullest, start = max(fullest, size), start + count
+        return int(fullest)
+
+    def _attention_bytes(self) -> float:
+        """Attention of one layer on one tensor rank. KV heads are repeated once there are more ranks than heads."""
+        model, tensor = self.model, self.split.tensor
+        size = model.attention_bytes / tensor
+        if isinstance(model.attention, LatentAttention):
+            whole = model.attention.q_lora_rank + model.attention.kv_values
+            return size + model.linear_bytes(whole, model.hidden_size) * (1 - 1 / tensor)
+        shape = model.attention
+        pair = 2 * model.linear_bytes(shape.kv_heads * shape.head_dim, model.hidden_size)
+        return size + pair * (1 / min(tensor, shape.kv_heads) - 1 / tensor)
 
     def kv_tokens(self, *, utilization: float = 0.9, workspace: float = 6e9) -> int:
         """KV tokens the whole engine holds: usable memory less weights and ``workspace`` bytes, over data ranks.

@@ -31,6 +31,7 @@ class BudgetRules(BaseModel):
 
     From ``tighten_from`` on, up to a saturation of 1, budgets shrink towards the tenant's floor. ``answer_tokens`` are
     kept free for the answer, or ``answer_share`` of a small ``max_tokens``; ``closing_tokens`` is what closing takes.
+    ``ceiling`` is never exceeded, whatever a tenant may: what the fleet was sized for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -44,6 +45,8 @@ class BudgetRules(BaseModel):
     answer_tokens: int = Field(default=1024, ge=1)
     answer_share: float = Field(default=0.25, gt=0, lt=1)
     closing_tokens: int = Field(default=2, ge=0)
+    # Left out of YAML and hash where it is not set: plans made before it keep their hash.
+    ceiling: int | None = Field(default=None, ge=0, exclude_if=lambda value: value is None)
 
     def of_effort(self, effort: Effort) -> int:
         minimal = max(UNLIMITED, self.low // 4) if self.minimal is None else self.minimal
@@ -100,6 +103,8 @@ def resolve(asked: Asked, policy: BudgetPolicy, rules: BudgetRules, *, max_token
 
     if policy.ceiling is not None:
         at_most(policy.ceiling, "ceiling")
+    if rules.ceiling is not None:
+        at_most(rules.ceiling, "fleet_ceiling")
     at_most(room_for_thought(max_tokens, rules), "room_for_answer")
     at_most(_tightened(steps[-1].tokens or 0, policy.floor, rules.tighten_from, saturation), "saturation")
     return Budget(asked=tokens, applied=steps[-1].tokens or 0, steps=tuple(steps))

@@ -7,21 +7,26 @@ caller's clock, fleets the caller's snapshots; nothing here waits or does I/O.
 from __future__ import annotations
 
 import dataclasses
-import heapq
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from r1_cluster.routing.admission import Admission, Arrival, Estimate, Refusal, Room, Rules, State, Ticket
-from r1_cluster.routing.budget import BudgetRules, resolve
+from r1_cluster.routing.budget import Budget, BudgetRules, resolve
 from r1_cluster.routing.fleet import Demand, RankView
-from r1_cluster.routing.kv import Following, KvLedger, Shape, forecast_new
+from r1_cluster.routing.kv import Following, KvForecast, KvLedger, Shape, forecast_new
 from r1_cluster.routing.lengths import BudgetClass, LengthForecast, LengthKey, Outcome
 from r1_cluster.routing.policy import Choice, Policy
 from r1_cluster.routing.prefix import PrefixIndex
 from r1_cluster.routing.quota import Accounts
+from r1_cluster.routing.table import RankTable
 
-SHORTLIST = 32  # ranks looked at closely for one pick
+Ranks = Sequence[RankView] | RankTable
+
+# Ranks looked at closely for one pick: the emptiest, and as many that have most of the prompt cached. The cost of a
+# pick does not grow with the fleet, and between the 32 emptiest ranks there is choice enough.
+SHORTLIST = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +50,32 @@ class Late:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """For the debug page: what became of a request and why."""
+    """For the debug page: what became of a request and why, put into words when it is looked at."""
 
     at: float
     tenant: str
     outcome: str
-    budget: str
-    explanation: str
+    resolved: Budget
+    why: str | tuple[Choice, ...]
+
+    @property
+    def budget(self) -> str:
+        return self.resolved.explain()
+
+    @property
+    def explanation(self) -> str:
+        return self.why if isinstance(self.why, str) else "; ".join(choice.explain() for choice in self.why)
+
+    def as_dict(self) -> dict[str, str | float]:
+        names = ("at", "tenant", "outcome", "budget", "explanation")
+        return {name: getattr(self, name) for name in names}
 
 
 class Dispatcher:
-    """``quantile``: reservations cover this share of requests; what they do not use is returned."""
+    """``quantile``: reservations cover this share of requests; what they do not use is returned.
+
+    Where ``ranks`` is asked for, give a snapshot of the fleet, or ``table``, kept up to date by what changed.
+    """
 
     def __init__(
         self,
@@ -73,13 +93,16 @@ class Dispatcher:
         self.lengths = lengths or LengthForecast()
         self.prefix = prefix or PrefixIndex()
         self.ledger = KvLedger(self.lengths, refresh_s)
+        self.table = RankTable(self.ledger)
         self.admission = Admission(rules or Rules(), accounts or Accounts())
         self.recent: deque[Decision] = deque(maxlen=256)
         self._budgets = budgets or BudgetRules()
         self._quantile = quantile
+        self._timed = False  # whether any request had a deadline
 
-    def offer(self, arrival: Arrival, ranks: Sequence[RankView], now: float) -> Ticket | Refusal:
+    def offer(self, arrival: Arrival, ranks: Ranks, now: float) -> Ticket | Refusal:
         """Let a request in to wait for its turn, or refuse it."""
+        self._timed = self._timed or not math.isinf(arrival.deadline)
         room = self.room(ranks)
         estimate = self.estimate(arrival, self.admission.saturation(room, now))
         got = self.admission.offer(arrival, estimate, room, now)
@@ -87,7 +110,7 @@ class Dispatcher:
             self._note(arrival, estimate, got.reason, got.message, now)
         return got
 
-    def start_next(self, ranks: Sequence[RankView], now: float) -> Start | Late | None:
+    def start_next(self, ranks: Ranks, now: float) -> Start | Late | None:
         """The request whose turn it is and that a rank takes now, or one whose time has run out; None: none for now."""
         if not self.admission.queued:
             return None
@@ -99,26 +122,26 @@ class Dispatcher:
                 self._note(ticket.arrival, ticket.estimate, refusal.reason, refusal.message, now)
                 return Late(ticket, refusal)
             estimate = self.estimate(ticket.arrival, self.admission.saturation(room, now, besides=ticket))
-            choice = self._choose(ticket.arrival, estimate, ranks, now)
+            choice, kv = self._choose(ticket.arrival, estimate, now)
             if choice.rank is not None:
-                return self._start(ticket, estimate, choice, choice.rank, ranks, now)
+                return self._start(ticket, estimate, choice, choice.rank, kv, now)
         return None
 
     def again(
-        self, ticket: Ticket, index: int, ranks: Sequence[RankView], now: float, *, resumed_tokens: int = 0
+        self, ticket: Ticket, index: int, ranks: Ranks, now: float, *, resumed_tokens: int = 0
     ) -> tuple[Choice, Following]:
         """Another rank for a choice of a running request, after so many tokens; its old place is given up.
 
         It has begun and goes before all that wait: only a full or a draining rank does not take it.
         """
-        self.ledger.remove(ticket.placements[index])
+        self._sync(ranks)
+        self._remove(ticket.placements[index])
         arrival = dataclasses.replace(ticket.arrival, prompt_tokens=ticket.arrival.prompt_tokens + resumed_tokens)
-        choice = self._choose(arrival, ticket.estimate, ranks, now, waits=False)
+        choice, _ = self._choose(arrival, ticket.estimate, now, waits=False)
         following = Following(ticket.arrival.opens_thought)
         if choice.rank is not None:
-            ticket.placements[index] = self.ledger.place(choice.rank.worker_id, ticket.estimate.shape, following, now)
-            self.prefix.sent(choice.rank.worker_id, ticket.arrival.chain)
-            self._note(ticket.arrival, ticket.estimate, "moved", choice.explain(), now)
+            ticket.placements[index] = self._put(choice.rank.worker_id, ticket, following, None, now)
+            self._note(ticket.arrival, ticket.estimate, "moved", (choice,), now)
         return choice, following
 
     def end(self, ticket: Ticket, outcomes: Iterable[Outcome], now: float) -> None:
@@ -132,44 +155,19 @@ class Dispatcher:
         if ticket.state is State.RUNNING:
             used += ticket.arrival.prompt_tokens
         for number in ticket.placements:
-            self.ledger.remove(number)
+            self._remove(number)
         self.admission.end(ticket, used, now)
 
     def left(self, worker_id: str) -> None:
         """A rank is gone."""
+        self.table.remove(worker_id)
         self.ledger.forget(worker_id)
         self.prefix.forget(worker_id)
 
-    def see(self, ranks: Sequence[RankView], now: float, cached: Iterable[str] = ()) -> list[RankView]:
-        """The ranks with what is known here of each: what was just placed, and the forecast.
-
-        Of many only the least loaded and those that have the prompt ``cached``: the cost of a pick does not grow with
-        the fleet, and between the 32 emptiest ranks there is choice enough.
-        """
-        ledger = self.ledger
-        loads = [max(rank.load, ledger.count(rank.worker_id)) for rank in ranks]
-        chosen: Iterable[int] = range(len(ranks))
-        if len(ranks) > SHORTLIST:
-            kept = set(cached)
-            emptiest = heapq.nsmallest(
-                SHORTLIST,
-                (i for i, rank in enumerate(ranks) if not rank.draining),
-                key=lambda i: (loads[i] / ranks[i].max_num_seqs, ranks[i].last_pick),
-            )
-            chosen = sorted({*emptiest, *(i for i, rank in enumerate(ranks) if rank.worker_id in kept)})
-        return [
-            dataclasses.replace(ranks[i], in_flight=loads[i], kv_ahead=ledger.ahead(ranks[i].worker_id, now))
-            for i in chosen
-        ]
-
-    def room(self, ranks: Sequence[RankView]) -> Room:
-        total = sum(rank.kv_tokens for rank in ranks)
-        ahead = sum(self.ledger.peak(rank.worker_id, rank.kv_usage * rank.kv_tokens) for rank in ranks)
-        return Room(
-            kv_tokens_of_largest_rank=max((rank.kv_tokens for rank in ranks), default=0),
-            pressure=ahead / total if total else 0.0,
-            step_time_s=min((rank.step_time_s for rank in ranks), default=0.0),
-        )
+    def room(self, ranks: Ranks) -> Room:
+        """The fleet as admission sees it."""
+        table = self._sync(ranks)
+        return Room(table.largest, table.pressure, table.fastest_step_s() if self._timed else 0.0)
 
     def estimate(self, arrival: Arrival, saturation: float) -> Estimate:
         """What a request would get and use at this saturation."""
@@ -187,37 +185,54 @@ class Dispatcher:
         at_least = curves.tokens(0.1, budget=budget.applied, max_tokens=arrival.max_tokens)
         return Estimate(budget, shape, arrival.prompt_tokens + arrival.n * likely, at_least)
 
+    def _sync(self, ranks: Ranks) -> RankTable:
+        if not isinstance(ranks, RankTable):
+            self.table.sync(ranks)
+        return self.table
+
     def _choose(
-        self, arrival: Arrival, estimate: Estimate, ranks: Sequence[RankView], now: float, *, waits: bool = True
-    ) -> Choice:
-        cached = self.prefix.cached(arrival.chain, [rank.worker_id for rank in ranks])
+        self, arrival: Arrival, estimate: Estimate, now: float, *, waits: bool = True
+    ) -> tuple[Choice, KvForecast]:
+        """Where a choice goes, and its forecast."""
+        table, ledger, chain = self.table, self.ledger, arrival.chain
+        also = self.prefix.longest(chain, SHORTLIST) if chain and len(table) > SHORTLIST else ()
+        rows = table.rows(SHORTLIST, also)
+        for row in ledger.refresh(rows, now):
+            table.changed(row)
+        cached = self.prefix.cached(chain, table.ids(rows)) if chain else {}
         kv = forecast_new(self.lengths.curves(estimate.shape.key), estimate.shape)
         demand = Demand(arrival.prompt_tokens, arrival.max_tokens, cached, kv)
-        return self.policy.choose(demand, self.see(ranks, now, cached), waits=waits)
+        return self.policy.pick(table.fleet(rows, demand), waits=waits), kv
 
     def _start(
-        self,
-        ticket: Ticket,
-        estimate: Estimate,
-        first: Choice,
-        rank: RankView,
-        ranks: Sequence[RankView],
-        now: float,
+        self, ticket: Ticket, estimate: Estimate, first: Choice, rank: RankView, kv: KvForecast, now: float
     ) -> Start:
         self.admission.start(ticket, estimate, now)
         picked, choices, following = [], [], []
         for index in range(ticket.arrival.n):
             # Let in is let in whole: later choices do not wait, and where all is full lie beside the one before.
-            choice = self._choose(ticket.arrival, estimate, ranks, now, waits=False) if index else first
+            choice = self._choose(ticket.arrival, estimate, now, waits=False)[0] if index else first
             rank = choice.rank or rank
             picked.append(rank)
             choices.append(choice)
             follow = Following(ticket.arrival.opens_thought)
-            ticket.placements.append(self.ledger.place(rank.worker_id, estimate.shape, follow, now))
-            self.prefix.sent(rank.worker_id, ticket.arrival.chain)
+            ticket.placements.append(self._put(rank.worker_id, ticket, follow, kv, now))
             following.append(follow)
-        self._note(ticket.arrival, estimate, "started", "; ".join(choice.explain() for choice in choices), now)
+        self._note(ticket.arrival, estimate, "started", tuple(choices), now)
         return Start(ticket, tuple(picked), tuple(choices), tuple(following))
 
-    def _note(self, arrival: Arrival, estimate: Estimate, outcome: str, explanation: str, now: float) -> None:
-        self.recent.append(Decision(now, arrival.tenant.name, outcome, estimate.budget.explain(), explanation))
+    def _put(self, worker_id: str, ticket: Ticket, follow: Following, kv: KvForecast | None, now: float) -> int:
+        number = self.ledger.place(worker_id, ticket.estimate.shape, follow, now, kv)
+        self.table.changed(self.ledger.row(worker_id))
+        self.prefix.sent(worker_id, ticket.arrival.chain)
+        return number
+
+    def _remove(self, number: int) -> None:
+        row = self.ledger.remove(number)
+        if row is not None:
+            self.table.changed(row)
+
+    def _note(
+        self, arrival: Arrival, estimate: Estimate, outcome: str, why: str | tuple[Choice, ...], now: float
+    ) -> None:
+        self.recent.append(Decision(now, arrival.tenant.name, outcome, estimate.budget, why))

@@ -1,11 +1,18 @@
-"""What a policy sees: one request's demand and a snapshot of the ranks that serve its model."""
+"""What a policy sees: one request's demand and the ranks that serve its model, as columns.
+
+A pick looks at tens of ranks with several numbers each: whole columns at a time cost a few microseconds, one rank at a
+time some hundreds.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from r1_cluster.routing.kv import NOTHING, KvForecast
+from r1_cluster.routing.survival import Floats
 
 # A rank is full for a new thought when its forecast, so many standard deviations above the mean, passes its cache. With
 # 1 a sixth of the fillings overflow, and every overflow costs a thought its whole context; 3 holds more than it saves
@@ -61,34 +68,120 @@ class RankView:
         """KV tokens in use that this router does not know of: other routers' requests, taken to stay."""
         return max(0.0, self.kv_usage * self.kv_tokens - self.kv_ahead.mean[0])
 
-    @property
-    def kv_now(self) -> float:
-        """KV tokens in use, what was just sent included: what the rank's step time follows."""
-        return self.kv_of_others + self.kv_ahead.mean[0]
+
+COLUMNS = ("max_num_seqs", "max_waiting_requests", "load", "kv_usage", "kv_tokens", "draining", "last_pick", "gang")
 
 
 class Fleet:
-    """A snapshot of the ranks for one demand: what takes more than one of them to know, or is asked twice."""
+    """N ranks for one demand. ``numbers``: N by ``COLUMNS``; ``mean``, ``variance``: N by horizons, the KV forecast of
+    what was placed. Gangs are small numbers, -1 for none. What takes more than a column is computed when asked for."""
 
-    __slots__ = ("_demand", "_heaviest", "_peaks", "ranks")
+    __slots__ = ("_heaviest", "_others", "_peaks", "demand", "mean", "numbers", "ranks", "variance")
 
-    def __init__(self, ranks: Sequence[RankView], demand: Demand) -> None:
-        self.ranks = tuple(ranks)
-        self._demand = demand
-        self._peaks: dict[str, float] = {}
-        self._heaviest: dict[str, float] = {}
-        for rank in self.ranks:
-            if rank.gang_id:
-                self._heaviest[rank.gang_id] = max(self._heaviest.get(rank.gang_id, 0.0), rank.kv_now)
+    def __init__(
+        self, demand: Demand, ranks: Sequence[RankView], numbers: Floats, mean: Floats, variance: Floats
+    ) -> None:
+        self.demand, self.ranks, self.numbers, self.mean, self.variance = demand, ranks, numbers, mean, variance
+        self._others: Floats | None = None
+        self._peaks: Floats | None = None
+        self._heaviest: Floats | None = None
 
-    def heaviest_of_gang(self, rank: RankView) -> float:
-        """KV tokens on the fullest rank of its gang: each step of the gang takes as long as that one's."""
-        return self._heaviest.get(rank.gang_id, rank.kv_now)
+    @classmethod
+    def of(cls, ranks: Sequence[RankView], demand: Demand) -> Fleet:
+        """From views, in their order."""
+        gangs: dict[str, int] = {}
+        rows = [(*numbers_of(r), gangs.setdefault(r.gang_id, len(gangs)) if r.gang_id else -1) for r in ranks]
+        return cls(
+            demand,
+            tuple(ranks),
+            np.array(rows, dtype=np.float64).reshape(len(ranks), len(COLUMNS)),
+            np.array([r.kv_ahead.mean for r in ranks], dtype=np.float64).reshape(len(ranks), len(NOTHING.mean)),
+            np.array([r.kv_ahead.variance for r in ranks], dtype=np.float64).reshape(len(ranks), len(NOTHING.mean)),
+        )
 
-    def peak_with(self, rank: RankView) -> float:
-        """The rank's KV tokens at their forecast worst, cautiously, with the demand on it."""
-        peak = self._peaks.get(rank.worker_id)
-        if peak is None:
-            peak = rank.kv_ahead.peak_with(self._demand.kv, CAUTION, shift=rank.kv_of_others)
-            self._peaks[rank.worker_id] = peak
-        return peak
+    def __len__(self) -> int:
+        return len(self.ranks)
+
+    @property
+    def max_num_seqs(self) -> Floats:
+        return self.numbers[:, 0]
+
+    @property
+    def max_waiting_requests(self) -> Floats:
+        return self.numbers[:, 1]
+
+    @property
+    def load(self) -> Floats:
+        return self.numbers[:, 2]
+
+    @property
+    def kv_usage(self) -> Floats:
+        return self.numbers[:, 3]
+
+    @property
+    def kv_tokens(self) -> Floats:
+        return self.numbers[:, 4]
+
+    @property
+    def draining(self) -> Floats:
+        return self.numbers[:, 5]
+
+    @property
+    def last_pick(self) -> Floats:
+        return self.numbers[:, 6]
+
+    @property
+    def gang(self) -> Floats:
+        return self.numbers[:, 7]
+
+    @property
+    def cached(self) -> Floats | None:
+        """Prompt tokens each rank is believed to hold; None: nobody any."""
+        held = self.demand.cached
+        if not held:
+            return None
+        return np.array([held.get(rank.worker_id, 0) for rank in self.ranks], dtype=np.float64)
+
+    @property
+    def kv_of_others(self) -> Floats:
+        """KV tokens in use that this router does not know of: other routers' requests, taken to stay."""
+        if self._others is None:
+            self._others = np.maximum(0.0, self.kv_usage * self.kv_tokens - self.mean[:, 0])
+        return self._others
+
+    @property
+    def kv_now(self) -> Floats:
+        """KV tokens in use, what was just sent included: what the rank's step time follows."""
+        return self.kv_of_others + self.mean[:, 0]
+
+    @property
+    def heaviest_of_gang(self) -> Floats:
+        """KV tokens on the fullest rank of each one's gang: each step of the gang takes as long as that one's."""
+        if self._heaviest is None:
+            now, gang = self.kv_now, self.gang.astype(np.intp)
+            top = np.zeros(int(gang.max(initial=0)) + 2)  # the last place is that of -1
+            np.maximum.at(top, gang, now)
+            self._heaviest = np.where(gang < 0, now, top[gang])
+        return self._heaviest
+
+    @property
+    def peak_with_demand(self) -> Floats:
+        """KV tokens at the forecast worst, cautiously, with the demand on the rank."""
+        if self._peaks is None:
+            kv = self.demand.kv
+            deviation = np.sqrt(self.variance + np.asarray(kv.variance))
+            self._peaks = self.kv_of_others + (self.mean + np.asarray(kv.mean) + CAUTION * deviation).max(axis=1)
+        return self._peaks
+
+
+def numbers_of(rank: RankView) -> tuple[float, ...]:
+    """A view's part of ``COLUMNS``, without the gang."""
+    return (
+        rank.max_num_seqs,
+        rank.max_waiting_requests,
+        rank.load,
+        rank.kv_usage,
+        rank.kv_tokens,
+        rank.draining,
+        rank.last_pick,
+    )

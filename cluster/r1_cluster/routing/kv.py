@@ -7,7 +7,6 @@ is the sum over its requests, with the variance of that sum, on a fixed grid of 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,20 +14,23 @@ from typing import Protocol
 import numpy as np
 
 from r1_cluster.routing.lengths import Curves, LengthForecast, LengthKey
+from r1_cluster.routing.survival import Floats
 
 HORIZONS = (0, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)  # engine steps
 _AHEAD = np.array(HORIZONS, dtype=np.float64)
+_H = len(HORIZONS)
+_ZEROS = (0.0,) * _H
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class KvForecast:
     """Expected KV tokens at each of ``HORIZONS``, and their variance."""
 
-    mean: tuple[float, ...] = (0.0,) * len(HORIZONS)
-    variance: tuple[float, ...] = (0.0,) * len(HORIZONS)
+    mean: Sequence[float] | Floats = _ZEROS
+    variance: Sequence[float] | Floats = _ZEROS
 
     def __add__(self, other: KvForecast) -> KvForecast:
-        return KvForecast(_added(self.mean, other.mean), _added(self.variance, other.variance))
+        return KvForecast(np.add(self.mean, other.mean), np.add(self.variance, other.variance))
 
     def peak(self, deviations: float = 0.0) -> float:
         """The largest expected KV at any horizon, so many standard deviations above the mean."""
@@ -36,12 +38,8 @@ class KvForecast:
 
     def peak_with(self, other: KvForecast, deviations: float = 0.0, shift: float = 0.0) -> float:
         """The peak of both together, and ``shift`` tokens that stay."""
-        pairs = zip(self.mean, other.mean, self.variance, other.variance, strict=True)
-        return shift + max(a + b + deviations * math.sqrt(va + vb) for a, b, va, vb in pairs)
-
-
-def _added(a: Sequence[float], b: Sequence[float]) -> tuple[float, ...]:
-    return tuple(x + y for x, y in zip(a, b, strict=True))
+        both = self + other
+        return shift + float(np.max(both.mean + deviations * np.sqrt(both.variance)))
 
 
 NOTHING = KvForecast()
@@ -100,116 +98,168 @@ class Following:
 
 
 def forecast_new(curves: Curves, shape: Shape) -> KvForecast:
-    """What a choice not begun will hold from when it begins."""
-    return forecast_running(curves, [(shape, Standing(thinking=shape.opens_thought))])[0]
+    """The KV of a request that starts now."""
+    alive = curves.from_start(_AHEAD, shape.opens_thought, shape.budget, shape.max_tokens)
+    held = shape.prompt_tokens + _AHEAD
+    mean = held * alive
+    return KvForecast(mean, held * mean * (1.0 - alive))
 
 
-def forecast_running(curves: Curves, choices: Sequence[tuple[Shape, Progress]]) -> list[KvForecast]:
-    """One forecast a choice, all of them with the same curves."""
-    numbers = [
-        (shape.prompt_tokens, shape.budget, shape.max_tokens, now.completion_tokens, now.answer_tokens, now.thinking)
-        for shape, now in choices
-    ]
-    prompt, budget, max_tokens, generated, answered, thinking = np.array(numbers, dtype=np.float64).T
+def forecast_running(curves: Curves, choices: Sequence[tuple[Shape, Progress]]) -> tuple[Floats, Floats]:
+    """Mean and variance of each choice, N by horizons, all of them with the same curves."""
+    numbers = []
+    for shape, progress in choices:
+        at = progress.of if isinstance(progress, Following) else progress
+        generated, answered, thinking = at.completion_tokens, at.answer_tokens, at.thinking
+        numbers.append((shape.prompt_tokens, shape.budget, shape.max_tokens, generated, answered, thinking))
+    prompt, budget, max_tokens, generated_N, answered_N, thinking_N = np.array(numbers, dtype=np.float64).T
     alive = curves.survival(
-        _AHEAD, generated=generated, answered=answered, thinking=thinking > 0, budget=budget, max_tokens=max_tokens
+        _AHEAD,
+        generated=generated_N,
+        answered=answered_N,
+        thinking=thinking_N > 0,
+        budget=budget,
+        max_tokens=max_tokens,
     )
     alive[:, 0] = 1.0  # it is there now, whatever its limits say
-    held = (prompt + generated)[:, None] + _AHEAD
-    mean, variance = held * alive, held * held * alive * (1.0 - alive)
-    return [KvForecast(tuple(m), tuple(v)) for m, v in zip(mean.tolist(), variance.tolist(), strict=True)]
+    held = (prompt + generated_N)[:, None] + _AHEAD
+    mean: Floats = held * alive
+    return mean, held * mean * (1.0 - alive)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Placed:
-    rank: str
+    row: int
     shape: Shape
     progress: Progress
-    forecast: KvForecast
-
-
-@dataclass(slots=True)
-class _OnRank:
-    placed: dict[int, _Placed]
-    total: KvForecast
-    refreshed_at: float
-    peak: float = 0.0  # of total
-
-    def sum_to(self, total: KvForecast) -> None:
-        self.total, self.peak = total, total.peak()
+    mean: Floats
+    variance: Floats
 
 
 class KvLedger:
     """The choices placed on each rank and the forecast of their KV. A placed or ended choice counts at once; growth is
-    read from ``Progress`` when a rank's forecast is older than ``refresh_s`` seconds."""
+    read from ``Progress`` when a rank's forecast is older than ``refresh_s`` seconds.
+
+    Each rank has a row in ``mean`` and ``variance`` (rows by horizons), ``peaks`` and ``counts``, as long as it is not
+    forgotten.
+    """
 
     def __init__(self, lengths: LengthForecast, refresh_s: float = 1.0) -> None:
+        self.mean, self.variance = np.zeros((16, _H)), np.zeros((16, _H))
+        self.peaks: list[float] = []
+        self.counts: list[int] = []
+        self.refreshed_at = np.full(16, np.inf)  # of ranks that have nothing: never due
         self._lengths = lengths
         self._refresh_s = refresh_s
-        self._ranks: dict[str, _OnRank] = {}
-        self._where: dict[int, str] = {}
+        self._rows: dict[str, int] = {}
+        self._free: list[int] = []
+        self._placed: list[dict[int, _Placed]] = []
+        self._where: dict[int, int] = {}
         self._next = 0
 
-    def place(self, rank: str, shape: Shape, progress: Progress, now: float) -> int:
-        """Count a choice on a rank. Returns the number to remove it by."""
+    def row(self, rank: str) -> int:
+        """The rank's row, made if it has none yet."""
+        row = self._rows.get(rank)
+        if row is None:
+            row = self._rows[rank] = self._free.pop() if self._free else self._grown()
+        return row
+
+    def place(self, rank: str, shape: Shape, progress: Progress, now: float, forecast: KvForecast | None = None) -> int:
+        """Count a choice on a rank. Returns the number to remove it by. ``forecast``: as of now, if known already."""
         self._next += 1
-        forecast = forecast_new(self._lengths.curves(shape.key), shape)
-        on = self._ranks.setdefault(rank, _OnRank({}, NOTHING, now))
-        on.placed[self._next] = _Placed(rank, shape, progress, forecast)
-        on.sum_to(on.total + forecast)
-        self._where[self._next] = rank
+        if forecast is None:
+            forecast = forecast_new(self._lengths.curves(shape.key), shape)
+        row = self.row(rank)
+        mean, variance = np.asarray(forecast.mean), np.asarray(forecast.variance)
+        placed = self._placed[row]
+        if not placed:
+            self.refreshed_at[row] = now
+        placed[self._next] = _Placed(row, shape, progress, mean, variance)
+        self.mean[row] += mean
+        self.variance[row] += variance
+        self.peaks[row] = float(self.mean[row].max())
+        self.counts[row] += 1
+        self._where[self._next] = row
         return self._next
 
-    def remove(self, number: int) -> None:
-        """The choice ended or left the rank. Numbers of a rank that is gone are passed over."""
-        rank = self._where.pop(number, None)
-        if rank is None or rank not in self._ranks:
-            return
-        on = self._ranks[rank]
-        gone = on.placed.pop(number)
-        if not on.placed:
-            del self._ranks[rank]
-            return
-        on.sum_to(
-            KvForecast(
-                tuple(max(0.0, a - b) for a, b in zip(on.total.mean, gone.forecast.mean, strict=True)),
-                tuple(max(0.0, a - b) for a, b in zip(on.total.variance, gone.forecast.variance, strict=True)),
-            )
-        )
+    def remove(self, number: int) -> int | None:
+        """The choice ended or left the rank. Numbers of a rank that is gone are passed over. Returns the row."""
+        row = self._where.pop(number, None)
+        if row is None:
+            return None
+        gone = self._placed[row].pop(number)
+        if not self._placed[row]:
+            self._clear(row)
+            return row
+        mean, variance = self.mean[row], self.variance[row]
+        np.maximum(0.0, mean - gone.mean, out=mean)
+        np.maximum(0.0, variance - gone.variance, out=variance)
+        self.peaks[row] = float(mean.max())
+        self.counts[row] -= 1
+        return row
 
     def forget(self, rank: str) -> None:
         """The rank is gone, with all that was on it."""
-        on = self._ranks.pop(rank, None)
-        for number in on.placed if on else ():
-            self._where.pop(number, None)
+        row = self._rows.pop(rank, None)
+        if row is None:
+            return
+        for number in self._placed[row]:
+            del self._where[number]
+        self._clear(row)
+        self._free.append(row)
 
     def count(self, rank: str) -> int:
-        on = self._ranks.get(rank)
-        return len(on.placed) if on else 0
+        row = self._rows.get(rank)
+        return 0 if row is None else self.counts[row]
 
-    def peak(self, rank: str, reported: float = 0.0) -> float:
-        """KV tokens at the rank's forecast worst moment, with what others hold of the ``reported`` tokens in use."""
-        on = self._ranks.get(rank)
-        return on.peak + max(0.0, reported - on.total.mean[0]) if on else reported
+    def peak(self, rank: str) -> float:
+        """KV tokens of what is placed on the rank, at its forecast worst moment."""
+        row = self._rows.get(rank)
+        return 0.0 if row is None else self.peaks[row]
 
     def ahead(self, rank: str, now: float) -> KvForecast:
         """The rank's forecast, for what this ledger has placed there."""
-        on = self._ranks.get(rank)
-        if on is None:
+        row = self._rows.get(rank)
+        if row is None or not self.counts[row]:
             return NOTHING
-        if now - on.refreshed_at >= self._refresh_s:
-            self._refresh(on, now)
-        return on.total
+        self.refresh(np.array([row]), now)
+        return KvForecast(self.mean[row].copy(), self.variance[row].copy())
 
-    def _refresh(self, on: _OnRank, now: float) -> None:
+    def refresh(self, rows: np.ndarray[tuple[int], np.dtype[np.intp]], now: float) -> list[int]:
+        """Read the growth on those of ``rows`` whose forecast is old. Returns them."""
+        due: list[int] = rows[self.refreshed_at[rows] <= now - self._refresh_s].tolist()
+        if not due:
+            return due
         by_key: dict[LengthKey, list[_Placed]] = {}
-        for placed in on.placed.values():
-            by_key.setdefault(placed.shape.key, []).append(placed)
+        for row in due:
+            for placed in self._placed[row].values():
+                by_key.setdefault(placed.shape.key, []).append(placed)
+        self.mean[due] = self.variance[due] = 0.0
         for key, group in by_key.items():
-            forecasts = forecast_running(self._lengths.curves(key), [(p.shape, p.progress) for p in group])
-            for placed, forecast in zip(group, forecasts, strict=True):
-                placed.forecast = forecast
-        means = zip(*(placed.forecast.mean for placed in on.placed.values()), strict=True)
-        variances = zip(*(placed.forecast.variance for placed in on.placed.values()), strict=True)
-        on.sum_to(KvForecast(tuple(map(sum, means)), tuple(map(sum, variances))))
-        on.refreshed_at = now
+            means, variances = forecast_running(self._lengths.curves(key), [(p.shape, p.progress) for p in group])
+            for placed, mean, variance in zip(group, means, variances, strict=True):
+                placed.mean, placed.variance = mean, variance
+            at = [placed.row for placed in group]
+            np.add.at(self.mean, at, means)
+            np.add.at(self.variance, at, variances)
+        for row, peak in zip(due, self.mean[due].max(axis=1).tolist(), strict=True):
+            self.peaks[row] = peak
+        self.refreshed_at[due] = now
+        return due
+
+    def _grown(self) -> int:
+        row = len(self._placed)
+        self._placed.append({})
+        self.peaks.append(0.0)
+        self.counts.append(0)
+        if row == len(self.mean):
+            blank = np.zeros_like(self.mean)
+            self.mean, self.variance = np.concatenate([self.mean, blank]), np.concatenate([self.variance, blank])
+            self.refreshed_at = np.concatenate([self.refreshed_at, np.full(row, np.inf)])
+        return row
+
+    def _clear(self, row: int) -> None:
+        self._placed[row] = {}
+        self.mean[row] = self.variance[row] = 0.0
+        self.peaks[row], self.counts[row] = 0.0, 0
+        self.refreshed_at[row] = np.inf

@@ -8,7 +8,7 @@ censored one), so a budget's effect is applied, not learnt.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
@@ -68,6 +68,26 @@ class Curves:
     thinking: Curve
     answer: Curve
     total: Curve
+    _starts: dict[tuple[bool, int, int], Floats] = field(default_factory=dict, repr=False)
+
+    def from_start(self, ahead: Floats, thinking: bool, budget: int, max_tokens: int) -> Floats:
+        """``survival`` of one choice that has nothing yet, always over the same ``ahead``: remembered."""
+        key = (thinking, budget, max_tokens)
+        alive = self._starts.get(key)
+        if alive is None:
+            zero = np.zeros(1)
+            alive = self.survival(
+                ahead,
+                generated=zero,
+                answered=zero,
+                thinking=np.array([thinking]),
+                budget=np.array([float(budget)]),
+                max_tokens=np.array([float(max_tokens)]),
+            )[0]
+            alive[0] = 1.0  # it is there now, whatever its limits say
+            if len(self._starts) < 256:
+                self._starts[key] = alive
+        return alive
 
     def survival(
         self, ahead: Floats, *, generated: Floats, answered: Floats, thinking: Bools, budget: Floats, max_tokens: Floats
@@ -77,10 +97,18 @@ class Curves:
         While a choice thinks, its total length decides up to the budget, and after that only an answer can follow.
         """
         left = np.maximum(0.0, budget - generated)[:, None]
-        free = self.total.survival(generated[:, None], ahead)
-        closed = self.answer.survival(0.0, np.maximum(0.0, ahead - left))
-        thought = np.where(ahead > left, np.minimum(free, closed), free)
-        alive = np.where(thinking[:, None], thought, self.answer.survival(answered[:, None], ahead))
+        if thinking.all():
+            alive = self.total.survival(generated[:, None], ahead)
+        else:
+            alive = np.empty((len(generated), len(ahead)))
+            alive[thinking] = self.total.survival(generated[thinking, None], ahead)
+            alive[~thinking] = self.answer.survival(answered[~thinking, None], ahead)
+        cut = (ahead > left) & thinking[:, None]
+        if cut.any():
+            closed = self.answer.survival(
+                0.0, np.broadcast_to(ahead, cut.shape)[cut] - np.broadcast_to(left, cut.shape)[cut]
+            )
+            alive[cut] = np.minimum(alive[cut], closed)
         return np.where(ahead < (max_tokens - generated)[:, None], alive, 0.0)
 
     def tokens(self, q: float, *, budget: int, max_tokens: int) -> int:
@@ -156,7 +184,8 @@ class LengthForecast:
             if level is not None:
                 pairs = zip(level.histograms, hazards, strict=True)
                 hazards = [histogram.hazards(above, self._strength) for histogram, above in pairs]
-        curves = Curves(*(Curve.of(h) for h in hazards))
+        thinking, answer, total = map(Curve.of, hazards)
+        curves = Curves(thinking, answer, total)
         if own is not None:
             seen = own.histograms[0].observations
             own.curves, own.fresh_until = curves, seen + 1 + min(seen // 16, 64)

@@ -4,58 +4,70 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from r1_cluster.routing.fleet import Demand, Fleet, RankView
-from r1_cluster.routing.policy import Filter
+import numpy as np
+
+from r1_cluster.routing.fleet import Fleet
+from r1_cluster.routing.policy import Bools, Filter
+from r1_cluster.routing.survival import Floats
 
 
-def not_draining(_: Demand, rank: RankView, __: Fleet) -> bool:
-    return not rank.draining
+def not_draining(fleet: Fleet) -> Bools:
+    kept: Bools = fleet.draining == 0
+    return kept
 
 
-def room(_: Demand, rank: RankView, __: Fleet) -> bool:
+def room(fleet: Fleet) -> Bools:
     """A rank takes what it runs and its queue, and no more."""
-    return rank.load < rank.max_num_seqs + rank.max_waiting_requests
+    return fleet.load < fleet.max_num_seqs + fleet.max_waiting_requests
 
 
-def seat(_: Demand, rank: RankView, __: Fleet) -> bool:
+def seat(fleet: Fleet) -> Bools:
     """A seat in the running batch: what would wait in an engine waits in the router instead, where it can still go
     anywhere and in a fair order. A sixteenth more may wait in the engine, so that no seat stays empty for the time of a
     message."""
-    return rank.load < rank.max_num_seqs + rank.max_num_seqs // 16
+    return fleet.load < fleet.max_num_seqs + fleet.max_num_seqs // 16
 
 
-def kv_room(_: Demand, rank: RankView, fleet: Fleet) -> bool:
+def kv_room(fleet: Fleet) -> Bools:
     """Whether the rank's forecast KV stays within its cache with this request on it. An empty rank takes anything."""
-    if rank.load == 0 or rank.kv_tokens == 0:
-        return True
-    return fleet.peak_with(rank) <= rank.kv_tokens
+    takes: Bools = (fleet.peak_with_demand <= fleet.kv_tokens) | (fleet.load == 0) | (fleet.kv_tokens == 0)
+    return takes
 
 
-def few_requests(_: Demand, rank: RankView, __: Fleet) -> float:
-    return 1.0 / (1.0 + rank.load / rank.max_num_seqs)
+def few_requests(fleet: Fleet) -> Floats:
+    return 1.0 / (1.0 + fleet.load / fleet.max_num_seqs)
 
 
-def free_kv(_: Demand, rank: RankView, __: Fleet) -> float:
+def free_kv(fleet: Fleet) -> Floats:
     """By the rank's own report, which lags."""
-    return 1.0 - min(1.0, rank.kv_usage)
+    return 1.0 - np.minimum(1.0, fleet.kv_usage)
 
 
-def kv_ahead(_: Demand, rank: RankView, fleet: Fleet) -> float:
+def kv_ahead(fleet: Fleet) -> Floats:
     """The share of its cache the rank would keep free at its forecast worst moment."""
-    return max(0.0, 1.0 - fleet.peak_with(rank) / rank.kv_tokens) if rank.kv_tokens else 0.0
+    return np.maximum(0.0, 1.0 - _share(fleet.peak_with_demand, fleet.kv_tokens, otherwise=1.0))
 
 
-def level(_: Demand, rank: RankView, fleet: Fleet) -> float:
+def level(fleet: Fleet) -> Floats:
     """How far the rank lies below the fullest of its gang, as a share of its cache: a request there slows nobody,
     because the gang steps at the pace of its fullest rank."""
-    if rank.kv_tokens == 0:
-        return 0.0
-    return min(1.0, (fleet.heaviest_of_gang(rank) - rank.kv_now) / rank.kv_tokens)
+    return np.minimum(1.0, _share(fleet.heaviest_of_gang - fleet.kv_now, fleet.kv_tokens, otherwise=0.0))
 
 
-def prefix(demand: Demand, rank: RankView, _: Fleet) -> float:
+def prefix(fleet: Fleet) -> Floats:
     """The share of the prompt that need not be computed again."""
-    return min(1.0, demand.cached.get(rank.worker_id, 0) / demand.prompt_tokens) if demand.prompt_tokens else 0.0
+    cached = fleet.cached
+    if cached is None or not fleet.demand.prompt_tokens:
+        return np.zeros(len(fleet))
+    return np.minimum(1.0, cached / fleet.demand.prompt_tokens)
+
+
+def _share(part: Floats, whole: Floats, *, otherwise: float) -> Floats:
+    """part / whole, and ``otherwise`` where there is no whole."""
+    if whole.all():
+        return part / whole
+    share: Floats = np.divide(part, whole, out=np.full(len(whole), otherwise), where=whole != 0)
+    return share
 
 
 FILTERS: Mapping[str, Filter] = {
@@ -68,7 +80,7 @@ FILTERS: Mapping[str, Filter] = {
     )
 }
 
-SCORERS: Mapping[str, Callable[[Demand, RankView, Fleet], float]] = {
+SCORERS: Mapping[str, Callable[[Fleet], Floats]] = {
     "few requests": few_requests,
     "free KV": free_kv,
     "kv ahead": kv_ahead,

@@ -3,42 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from r1_cluster.routing.fleet import Demand, Fleet, RankView
+from r1_cluster.routing.survival import Floats
+
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """``keeps(demand, rank, fleet)`` is whether the rank may take the request; ``name`` says what it lacks where not.
+    """``keeps(fleet)`` is for each rank whether it may take the request; ``name`` says what it lacks where not.
 
     ``advice``: it could take it, but the request had better wait. One that cannot wait goes there all the same.
     """
 
     name: str
-    keeps: Callable[[Demand, RankView, Fleet], bool]
+    keeps: Callable[[Fleet], Bools]
     advice: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """``score(demand, rank, fleet)`` in 0..1, higher is better."""
+    """``score(fleet)`` for each rank in 0..1, higher is better."""
 
     name: str
     weight: float
-    score: Callable[[Demand, RankView, Fleet], float]
+    score: Callable[[Fleet], Floats]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Choice:
     """What was picked and why. ``rank`` is None where every rank was filtered out.
 
-    ``scores``: for each rank that passed, each scorer's weighted points. ``excluded``: for the others, the filter.
+    ``kept`` and ``points`` are each filter's and scorer's columns: they become words when somebody asks.
     """
 
     rank: RankView | None
-    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    excluded: Mapping[str, str] = field(default_factory=dict)
+    ranks: Sequence[RankView] = ()
+    kept: Mapping[str, Bools] | None = None
+    points: Mapping[str, Floats] | None = None
+
+    @property
+    def excluded(self) -> dict[str, str]:
+        """For each rank that was filtered out, the first filter that did."""
+        columns = {name: kept.tolist() for name, kept in (self.kept or {}).items()}
+        missing = ((r, next((n for n, kept in columns.items() if not kept[i]), None)) for i, r in enumerate(self.ranks))
+        return {rank.worker_id: name for rank, name in missing if name is not None}
+
+    @property
+    def scores(self) -> dict[str, dict[str, float]]:
+        """For each rank that passed, each scorer's weighted points."""
+        out = self.excluded
+        columns = {name: points.tolist() for name, points in (self.points or {}).items()}
+        return {
+            rank.worker_id: {name: points[i] for name, points in columns.items()}
+            for i, rank in enumerate(self.ranks)
+            if rank.worker_id not in out
+        }
 
     def explain(self) -> str:
         """One line for a log or a debug header."""
@@ -61,31 +86,36 @@ class Policy:
     margin: float = 0.0
 
     def choose(self, demand: Demand, ranks: Sequence[RankView], *, waits: bool = True) -> Choice:
+        """As ``pick``, from views."""
+        return self.pick(Fleet.of(ranks, demand), waits=waits)
+
+    def pick(self, fleet: Fleet, *, waits: bool = True) -> Choice:
         """Pick the best-scored rank that passes every filter; among equals the one picked longest ago.
 
         ``waits=False``: the request was promised a place (it has begun already), so where no rank passes, filters that
         are advice do not count.
         """
-        fleet = Fleet(ranks, demand)
-        choice = self._choose(demand, fleet, self.filters)
+        choice = self._pick(fleet, self.filters)
         if choice.rank is None and not waits:
-            return self._choose(demand, fleet, tuple(f for f in self.filters if not f.advice))
+            return self._pick(fleet, tuple(f for f in self.filters if not f.advice))
         return choice
 
-    def _choose(self, demand: Demand, fleet: Fleet, filters: tuple[Filter, ...]) -> Choice:
-        scores: dict[str, dict[str, float]] = {}
-        excluded: dict[str, str] = {}
-        passed: list[tuple[float, RankView]] = []
-        for rank in fleet.ranks:
-            missing = next((f.name for f in filters if not f.keeps(demand, rank, fleet)), None)
-            if missing is not None:
-                excluded[rank.worker_id] = missing
-                continue
-            points = {s.name: s.weight * s.score(demand, rank, fleet) for s in self.scorers}
-            scores[rank.worker_id] = points
-            passed.append((sum(points.values()), rank))
-        if not passed:
-            return Choice(None, scores, excluded)
-        enough = max(score for score, _ in passed) - self.margin
-        equals = (rank for score, rank in passed if score >= enough)
-        return Choice(min(equals, key=lambda rank: (rank.last_pick, rank.worker_id)), scores, excluded)
+    def _pick(self, fleet: Fleet, filters: tuple[Filter, ...]) -> Choice:
+        ranks = fleet.ranks
+        if not ranks:
+            return Choice(None)
+        kept = {f.name: f.keeps(fleet) for f in filters}
+        passed = np.logical_and.reduce(list(kept.values())) if kept else np.ones(len(ranks), dtype=np.bool_)
+        if not passed.any():
+            return Choice(None, ranks, kept)
+        points = {s.name: s.weight * s.score(fleet) for s in self.scorers}
+        total = np.zeros(len(ranks))
+        for column in points.values():
+            total += column
+        total[~passed] = -np.inf
+        equals = np.flatnonzero(total >= total.max() - self.margin).tolist()
+        best = equals[0]
+        if len(equals) > 1:
+            picks = fleet.last_pick.tolist()
+            best = min(equals, key=lambda i: (picks[i], ranks[i].worker_id))
+        return Choice(ranks[best], ranks, kept, points)

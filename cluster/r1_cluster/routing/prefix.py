@@ -7,6 +7,7 @@ the tenant's salt: one tenant's prompts match nothing of another's.
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,17 +15,29 @@ from hashlib import blake2b
 
 Chain = tuple[bytes, ...]
 
+BLOCK_TOKENS = 64  # routers and workers must agree on it
+
+
+def salt_key(salt: str) -> bytes:
+    """What keys a tenant's hashes."""
+    return blake2b(salt.encode(), digest_size=16).digest()
+
+
+def block_hash(previous: bytes, token_bytes: bytes, key: bytes) -> bytes:
+    """8 bytes for a block whose ids, 4 bytes each, are ``token_bytes``, after one of hash ``previous``."""
+    return blake2b(previous + token_bytes, digest_size=8, key=key).digest()
+
 
 def chain_of(token_ids: Sequence[int], block_tokens: int, salt: str = "") -> Chain:
     """A hash a full block, each covering all before it. The last, partial block is left out."""
-    key = blake2b(salt.encode(), digest_size=16).digest()
+    key = salt_key(salt)
     whole = len(token_ids) // block_tokens * block_tokens
     data = array("I", token_ids[:whole]).tobytes()
     size = 4 * block_tokens
     hashes: list[bytes] = []
     previous = b""
     for at in range(0, len(data), size):
-        previous = blake2b(previous + data[at : at + size], digest_size=8, key=key).digest()
+        previous = block_hash(previous, data[at : at + size], key)
         hashes.append(previous)
     return tuple(hashes)
 
@@ -36,13 +49,14 @@ class PrefixIndex:
     publishes KV events (:meth:`stored`, :meth:`removed`, :meth:`cleared`) these alone count.
     """
 
-    def __init__(self, block_tokens: int = 64, max_blocks: int = 1 << 16) -> None:
-        """``max_blocks``: for each rank. About 100 bytes a block."""
+    def __init__(self, block_tokens: int = BLOCK_TOKENS, max_blocks: int = 1 << 16) -> None:
+        """``max_blocks``: for each rank. About 200 bytes a block."""
         if block_tokens < 1 or max_blocks < 1:
             raise ValueError(f"block_tokens {block_tokens} and max_blocks {max_blocks} must be at least 1")
         self.block_tokens = block_tokens
         self._max_blocks = max_blocks
         self._held: dict[str, OrderedDict[bytes, None]] = {}
+        self._holders: dict[bytes, dict[str, None]] = {}
         self._exact: set[str] = set()
 
     def chain(self, token_ids: Sequence[int], salt: str = "") -> Chain:
@@ -63,48 +77,78 @@ class PrefixIndex:
         self._become_exact(rank)
         held = self._held.get(rank, OrderedDict())
         for block in hashes:
-            held.pop(block, None)
+            if block in held:
+                del held[block]
+                self._lost(rank, block)
 
     def cleared(self, rank: str) -> None:
         """KV event: the engine dropped its whole cache."""
         self._become_exact(rank)
-        self._held.pop(rank, None)
+        self._drop(rank)
 
     def forget(self, rank: str) -> None:
         """The rank is gone."""
-        self._held.pop(rank, None)
+        self._drop(rank)
         self._exact.discard(rank)
 
     def cached(self, chain: Chain, ranks: Iterable[str]) -> Mapping[str, int]:
         """For each rank that has any, how many tokens of the prompt's start it holds."""
+        if not chain or chain[0] not in self._holders:
+            return {}
         found = {}
         for rank in ranks:
             held = self._held.get(rank)
-            if held and chain and chain[0] in held:
+            if held and chain[0] in held:
                 blocks = _first_missing(chain, held) if rank in self._exact else _bisected(chain, held)
                 found[rank] = blocks * self.block_tokens
         return found
 
+    def longest(self, chain: Chain, most: int) -> list[str]:
+        """Up to about ``most`` ranks, those that hold the most of the prompt's start first. Not every rank is asked."""
+        if not chain or chain[0] not in self._holders:
+            return []
+        found: dict[str, None] = {}
+        for at in range(_bisected(chain, self._holders) - 1, -1, -1):
+            holders = self._holders.get(chain[at], {})
+            if len(holders) > len(found):
+                found.update(dict.fromkeys(itertools.islice(reversed(holders), most)))
+            if len(found) >= most:
+                break
+        return list(found)
+
     def _become_exact(self, rank: str) -> None:
         if rank not in self._exact:
             self._exact.add(rank)
-            self._held.pop(rank, None)
+            self._drop(rank)
+
+    def _drop(self, rank: str) -> None:
+        for block in self._held.pop(rank, ()):
+            self._lost(rank, block)
 
     def _add(self, rank: str, chain: Chain) -> None:
         held = self._held.setdefault(rank, OrderedDict())
         # The end of a prompt first: a block is then never forgotten before those that need it.
         for block in reversed(chain):
-            held[block] = None
-            held.move_to_end(block)
+            if block in held:
+                held.move_to_end(block)
+            else:
+                held[block] = None
+                self._holders.setdefault(block, {})[rank] = None
         while len(held) > self._max_blocks:
-            held.popitem(last=False)
+            self._lost(rank, held.popitem(last=False)[0])
+
+    def _lost(self, rank: str, block: bytes) -> None:
+        holders = self._holders[block]
+        del holders[rank]
+        if not holders:
+            del self._holders[block]
 
 
 def _first_missing(chain: Chain, held: Mapping[bytes, None]) -> int:
     return next((at for at, block in enumerate(chain) if block not in held), len(chain))
 
 
-def _bisected(chain: Chain, held: Mapping[bytes, None]) -> int:
+def _bisected(chain: Chain, held: Mapping[bytes, object]) -> int:
     """As ``_first_missing``, where a held block implies all before it."""
     low, high = 1, len(chain)
     while low < high:

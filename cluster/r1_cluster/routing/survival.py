@@ -8,7 +8,7 @@ actuarial form). Old observations fade by a half-life counted in observations. H
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +79,7 @@ class Curve:
     """``alive[i]`` is the chance to be at least ``EDGES[i]`` tokens long."""
 
     alive: Floats
+    _known: dict[float, float] = field(default_factory=dict, repr=False)  # quantiles asked for before
 
     @classmethod
     def of(cls, hazards: Floats) -> Curve:
@@ -100,9 +101,14 @@ class Curve:
         """The length that a share ``q`` of those that reached ``age`` does not exceed, ``age`` included."""
         if not 0.0 <= q <= 1.0:
             raise ValueError(f"a quantile is {q}: give 0 to 1")
+        if age == 0.0 and q in self._known:
+            return self._known[q]
         now = float(np.interp(age, EDGES, self.alive))
         wanted = now * (1.0 - q)
-        return max(age, float(np.interp(-wanted, -self.alive, EDGES)))
+        found = max(age, float(np.interp(-wanted, -self.alive, EDGES)))
+        if age == 0.0 and len(self._known) < 64:
+            self._known[q] = found
+        return found
 
 
 def lognormal_hazards(median: float, sigma: float) -> Floats:

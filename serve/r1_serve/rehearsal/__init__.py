@@ -1,15 +1,16 @@
 """The CPU rehearsal platform: vLLM plug-ins that let CPU ranks run every layout a GPU fleet runs.
 
-vLLM's CPU build has five gaps on the way to DeepSeek's architecture split over ranks. Each is filled by one small
-file here, and each file but the first can tell whether the installed vLLM still needs it:
+vLLM's CPU build has five gaps on the way to DeepSeek's architecture split over ranks, and every build of it one fault.
+Each is mended by one small file here, and each of the vLLM plug-ins can tell whether the installed vLLM needs it:
 
-=================  ====================================================================================
-cpu_platform.py    CPU ranks take Ray's ``GPU`` resource, so the placement code is the one GPUs use
-collectives.py     ``all_gatherv`` and ``reduce_scatterv`` for gloo groups
-experts.py         the map from global expert ids to the rank's own
-rotary.py          rotary embedding of tensors with a heads axis, which MLA's query and key have
-settings.py        threads, memory and engine arguments of a CPU rank
-=================  ====================================================================================
+====================  =================================================================================
+cpu_platform.py       CPU ranks take Ray's ``GPU`` resource, so the placement code is the one GPUs use
+collectives.py        ``all_gatherv`` and ``reduce_scatterv`` for gloo groups
+experts.py            the map from global expert ids to the rank's own
+rotary.py             rotary embedding of tensors with a heads axis, which MLA's query and key have
+settings.py           threads, memory and engine arguments of a CPU rank
+sequence_parallel.py  a step of one token with TP, DP and EP together: on GPUs as well
+====================  =================================================================================
 
 vLLM finds :func:`platform` and :func:`register` through entry points, in every process it starts. Importing this
 package imports neither vLLM nor torch.
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import logging
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from r1_serve.rehearsal.settings import engine_arguments, environment
 
@@ -37,14 +39,17 @@ def platform() -> str | None:
 
 
 def register() -> None:
-    """Fill the gaps the installed vLLM has, once, in a process that runs on CPU. vLLM may call this repeatedly."""
+    """Mend what the installed vLLM needs mended on this platform, once. vLLM may call this repeatedly."""
     from vllm.platforms import current_platform
 
-    if not current_platform.is_cpu():
-        return
-    from r1_serve.rehearsal import collectives, experts, rotary
+    from r1_serve.rehearsal import sequence_parallel
 
-    for piece in (collectives, experts, rotary):
+    pieces: list[Any] = [sequence_parallel]
+    if current_platform.is_cpu():
+        from r1_serve.rehearsal import collectives, experts, rotary
+
+        pieces += [collectives, experts, rotary]
+    for piece in pieces:
         try:
             if piece.needed():
                 piece.apply()

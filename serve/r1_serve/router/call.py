@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from r1_serve.router.limits import UNLIMITED
 from r1_serve.router.models import ServedModel
 from r1_serve.router.request import ChatRequest
 from r1_serve.router.usage import Usage
+from r1_serve.tracing import ChatTrace
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class Call:
         self.ended_at: float | None = None
         self.prompt_tokens = 0
         self.budget = UNLIMITED  # of each choice's thought, resolved when its turn comes
+        self.trace: ChatTrace | None = None
         self.route = ""  # where it went and which scores decided
         self.generations: list[Generation] = []
         self.error: R1Error | None = None
@@ -133,10 +136,10 @@ class Call:
             self._direct = direct
             self._wake = asyncio.get_running_loop().create_future()
             try:
-                async with asyncio.timeout(timeout_s):
-                    await self._wake
-            except TimeoutError:
-                return []
+                # Events that come in the very moment the time is up are there all the same.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(timeout_s):
+                        await self._wake
             finally:
                 self._wake = self._direct = None
         if self._events:

@@ -25,6 +25,7 @@ from r1_serve.errors import (
     TenantQuota,
     TooLongForPlan,
 )
+from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.router.call import Call
 from r1_serve.router.choice import Thought
 from r1_serve.router.models import Catalog, ServedModel
@@ -49,6 +50,18 @@ class _Held:
     ticket: Ticket
     call: Call
     begin: Begin
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """``wait_s``: how long what is ``queued`` takes to start. ``pressure``: forecast KV over all KV,
+    ``placed_pressure`` this router's part of it. ``saturation`` as of Admission."""
+
+    queued: int
+    wait_s: float
+    pressure: float
+    placed_pressure: float
+    saturation: float
 
 
 class Desk:
@@ -77,6 +90,14 @@ class Desk:
 
     def queued(self, model: str) -> int:
         return self._dispatchers[model].admission.queued
+
+    def load(self, model: str) -> Load:
+        """What waits for ``model`` and how much of its ranks is spoken for."""
+        dispatcher, now = self._dispatchers[model], self._clock()
+        views, admission = self._views(model), dispatcher.admission
+        room, all_kv = dispatcher.room(views), sum(view.kv_tokens for view in views)
+        placed = sum(dispatcher.ledger.peak(view.worker_id) for view in views) / all_kv if all_kv else 0.0
+        return Load(admission.queued, admission.wait_s(now), room.pressure, placed, admission.saturation(room, now))
 
     def recent(self, model: str) -> list[Decision]:
         """The last decisions, newest first, and why."""
@@ -153,6 +174,14 @@ class Desk:
     def left(self, rank: Rank) -> None:
         """A rank is gone."""
         self._dispatchers[rank.hello.model].left(rank.hello.worker_id)
+
+    def kv_changed(self, rank: Rank, change: pb.KvChange) -> None:
+        """A rank's engine says what its prefix cache holds: from then on that alone counts."""
+        prefix, worker_id = self._dispatchers[rank.hello.model].prefix, rank.hello.worker_id
+        if change.cleared:
+            prefix.cleared(worker_id)
+        prefix.removed(worker_id, [block.to_bytes(8, "big") for block in change.removed])
+        prefix.stored(worker_id, [block.to_bytes(8, "big") for block in change.stored])
 
     def _start_due(self, name: str) -> None:
         self._due.discard(name)

@@ -58,6 +58,8 @@ class Fleet(rpc.FleetServicer):
             await context.abort(e.grpc_status, why, (("r1-reason", e.reason),))
         finally:
             self._ranks.detach(rank, why)
+            how = "left" if rank.draining else "lost"
+            self._metrics.detached.labels(hello.model, rank.plan.name, how).inc()
             commands.cancel()
             await asyncio.gather(commands, return_exceptions=True)  # it may have met the broken stream first
             logger.info("detached: %s: %s", hello.worker_id, why)

@@ -54,7 +54,9 @@ class Generation:
         self.first_answer_at: float | None = None
         self.thought_ended_at: float | None = None
         self.done = False
+        self.finish_reason = ""
         self._last_token_at = 0.0
+        self._started_at = call.clock()
         self._prompt = prompt
         self._sampling = sampling
         self._token_ids = array("I")
@@ -90,6 +92,10 @@ class Generation:
             return 0.0
         return (self._last_token_at if self.thought_ended_at is None else self.thought_ended_at) - self.first_token_at
 
+    def silent_s(self) -> float:
+        """Seconds since its last token, or since it began."""
+        return self.call.clock() - max(self._last_token_at, self._started_at)
+
     def start(self, rank: Rank) -> None:
         """Begin on ``rank``, or go on there."""
         if self._close_if_due():
@@ -113,6 +119,7 @@ class Generation:
             prompt_token_ids=[*self._prompt, *self._token_ids],
             sampling=sampling,
             cache_salt=self._cache_salt,
+            traceparent=self.call.trace.traceparent if self.call.trace is not None else "",
         )
 
     def abort(self) -> None:
@@ -242,8 +249,9 @@ class Generation:
         if running:
             self.abort()
         self.done = True
+        self.finish_reason = reason
         self._push(self.choice.end())
-        self._metrics.choice(self.choice.thought, reason, self.thinking_seconds)
+        self._metrics.choice(self.choice.thought, reason, self.thinking_seconds, self.choice.reasoning_tokens)
         self.call.finish(self.index, reason, self.choice.thought)
 
 

@@ -5,16 +5,13 @@ Labels only take values of the plans, of the error tree and of small fixed sets:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from r1_serve.errors import R1Error
 from r1_serve.router.choice import Thought
 from r1_serve.router.histogram import LoopHistogram
-from r1_serve.router.ranks import Ranks
 from r1_serve.router.usage import Usage
 
 DEFAULT_TENANT = "default"
@@ -22,6 +19,7 @@ NO_MODEL = "unknown"
 
 # Thoughts take from a blink to an hour; steps from a millisecond to a stalled second.
 _TO_AN_HOUR = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600, 1200, 1800, 2700, 3600)
+_TOKENS = tuple(2**k for k in range(4, 17))  # to 65,536
 _STEPS = (0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 5)
 
 
@@ -64,6 +62,11 @@ class Metrics:
         self.time_to_first_answer_token = histogram(
             "r1_time_to_first_answer_token_seconds", "Arrival to the first token after the thought"
         )
+        self.thought_tokens = histogram("r1_thought_tokens", "Tokens of a completed choice's thought", _TOKENS)
+        self.slo = counter("r1_slo_requests_total", "Requests by whether their answer began in time", "model", "met")
+        self.detached = counter(
+            "r1_ranks_detached_total", "Ranks that went: left of their own will, or lost", "model", "plan", "how"
+        )
         self.thinking = histogram("r1_thinking_seconds", "First token to the end of the thought")
         self.inter_token_latency = LoopHistogram(
             "r1_inter_token_latency_seconds", "Time between tokens", "model", _STEPS
@@ -82,10 +85,6 @@ class Metrics:
             self._made[key] = ModelMetrics(self, model, tenant)
         return self._made[key]
 
-    def watch(self, ranks: Ranks, models: Iterable[str]) -> None:
-        """Add the gauges of the attached ranks, read when scraped."""
-        self.registry.register(_RankCollector(ranks, tuple(models)))
-
 
 class ModelMetrics:
     """One model's and tenant's series, labels resolved once: nothing is looked up for a token."""
@@ -103,6 +102,7 @@ class ModelMetrics:
         self._time_to_first_token = metrics.time_to_first_token.labels(model)
         self.time_to_first_answer_token = metrics.time_to_first_answer_token.labels(model)
         self._thinking = metrics.thinking.labels(model)
+        self._thought_tokens = metrics.thought_tokens.labels(model)
         self.inter_token_latency = metrics.inter_token_latency.labels(model)
         self._queue_time = metrics.queue_time.labels(model)
         self._request_duration = metrics.request_duration.labels(model)
@@ -111,11 +111,12 @@ class ModelMetrics:
         self._time_to_first_token.observe(seconds)
         self._queue_time.observe(queue_seconds)
 
-    def choice(self, thought: Thought, finish_reason: str, thinking_seconds: float) -> None:
+    def choice(self, thought: Thought, finish_reason: str, thinking_seconds: float, thinking_tokens: int) -> None:
         self._thoughts[thought].inc()
         self._choices[finish_reason].inc()
         if thought is not Thought.NONE:
             self._thinking.observe(thinking_seconds)
+            self._thought_tokens.observe(thinking_tokens)
 
     def closed(self, cause: Thought) -> None:
         self._closed[cause].inc()
@@ -127,38 +128,3 @@ class ModelMetrics:
         self._reasoning_tokens.inc(usage.reasoning_tokens)
         self._answer_tokens.inc(usage.answer_tokens)
         self._request_duration.observe(usage.total_seconds)
-
-
-class _RankCollector(Collector):
-    """Gauges of the ranks attached now. A gang is labelled by its slot, not its id, so that restarts make no series."""
-
-    def __init__(self, ranks: Ranks, models: tuple[str, ...]) -> None:
-        self._ranks = ranks
-        self._models = models
-
-    def collect(self) -> Iterator[Metric]:
-        labels = ("model", "plan", "pool", "gang", "rank")
-        gauges = {
-            "running": GaugeMetricFamily("r1_rank_running", "Requests running on the rank", labels=labels),
-            "waiting": GaugeMetricFamily("r1_rank_waiting", "Requests waiting on the rank", labels=labels),
-            "in_flight": GaugeMetricFamily("r1_rank_in_flight", "Requests of this router on the rank", labels=labels),
-            "kv": GaugeMetricFamily("r1_rank_kv_usage_ratio", "Share of the rank's KV cache in use", labels=labels),
-            "step": GaugeMetricFamily("r1_rank_step_seconds", "The rank's last engine step", labels=labels),
-            "preemptions": GaugeMetricFamily("r1_rank_preemptions", "Preemptions since the rank began", labels=labels),
-            "draining": GaugeMetricFamily("r1_rank_draining", "1 while the rank takes no new requests", labels=labels),
-        }
-        attached = GaugeMetricFamily("r1_ranks_attached", "Ranks attached to this router", labels=("model",))
-        for rank in self._ranks:
-            hello, load = rank.hello, rank.load
-            values = (hello.model, rank.plan.name, hello.pool, str(rank.slot), str(hello.rank))
-            gauges["running"].add_metric(values, load.running)
-            gauges["waiting"].add_metric(values, load.waiting)
-            gauges["in_flight"].add_metric(values, rank.in_flight)
-            gauges["kv"].add_metric(values, load.kv_usage)
-            gauges["step"].add_metric(values, load.step_time_us / 1e6)
-            gauges["preemptions"].add_metric(values, load.preemptions_total)
-            gauges["draining"].add_metric(values, rank.draining)
-        for model in self._models:
-            attached.add_metric((model,), len(self._ranks.of(model)))
-        yield attached
-        yield from gauges.values()

@@ -56,14 +56,17 @@ class Reasoning:
 
     async def chat(self, data: bytes, context: grpc.aio.ServicerContext) -> None:
         """Events as they come; under backpressure those that waited come merged."""
-        own_id = request_id(dict(context.invocation_metadata() or ()).get(HEADER))
+        sent = dict(context.invocation_metadata() or ())
+        own_id = request_id(sent.get(HEADER))
         await context.send_initial_metadata(((HEADER, own_id),))
         try:
             try:
                 request = check(_body(data, self._service.settings.max_body_bytes)).request()
             except R1Error as e:
                 raise self._service.refused(e) from None
-            call = await self._service.open(request, own_id, context.time_remaining(), _key(context))
+            call = await self._service.open(
+                request, own_id, context.time_remaining(), _key(context), sent.get("traceparent")
+            )
             try:
                 await self._stream(call, context)
             except ClientStalled as e:

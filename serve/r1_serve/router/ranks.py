@@ -127,6 +127,7 @@ class Ranks:
         self._picks = 0
         self.on_change = on_change
         self.on_leave = on_leave  # called before what was on the rank is lost
+        self.on_kv: Callable[[Rank, pb.KvChange], None] = lambda *_: None
 
     def __iter__(self) -> Iterator[Rank]:
         return iter(self._ranks.values())
@@ -157,6 +158,8 @@ class Ranks:
     def on_frame(self, rank: Rank, frame: pb.Frame) -> int:
         was_draining = rank.draining
         strays = rank.on_frame(frame)
+        if frame.HasField("kv"):
+            self.on_kv(rank, frame.kv)
         if rank.draining != was_draining:
             self._changed(rank.hello.model)
         return strays

@@ -8,6 +8,7 @@ import logging
 import signal
 import socket
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import grpc
 import uvicorn
@@ -22,7 +23,9 @@ from r1_serve import logs
 from r1_serve.errors import StartupError
 from r1_serve.protos import fleet_pb2, fleet_pb2_grpc
 from r1_serve.router.announce import announce
+from r1_serve.router.demand import tell_demand
 from r1_serve.router.fleet import Fleet
+from r1_serve.router.gauges import PlanCollector, QueueCollector, RankCollector
 from r1_serve.router.http.app import application
 from r1_serve.router.http.limits import Limits
 from r1_serve.router.http.wire import LIMITS, WiredProtocol
@@ -34,6 +37,7 @@ from r1_serve.router.ranks import Ranks
 from r1_serve.router.service import Service
 from r1_serve.router.siblings import Member, Siblings, Signpost
 from r1_serve.settings import RouterSettings
+from r1_serve.tracing import tracing
 
 logger = logging.getLogger(__name__)
 
@@ -84,10 +88,11 @@ class Router:
         plans: Sequence[Plan],
         settings: RouterSettings,
         registry: CollectorRegistry,
+        exporter: Any = None,
         *,
         member: Member | None = None,
     ) -> None:
-        """Loads the checkpoints' tokenizers. Raises StartupError."""
+        """``exporter`` of spans is a test's. Loads the checkpoints' tokenizers. Raises StartupError."""
         try:
             chosen = policy(settings.policy)
         except ValueError as e:
@@ -96,12 +101,16 @@ class Router:
         self._member = member
         self._siblings = Siblings(member, settings.host, registry) if member else None
         self._grpc: list[grpc.aio.Server] = []
+        self._tracing = tracing(settings, "r1-router", exporter)
         self.catalog = Catalog(plans)
         self.metrics = Metrics(registry)
         self.ranks = Ranks(on_change=self._changed)
-        self.metrics.watch(self.ranks, self.catalog.models)
-        self.service = Service(self.catalog, self.ranks, chosen, self.metrics, settings)
+        self.service = Service(self.catalog, self.ranks, chosen, self.metrics, settings, tracing=self._tracing)
         self.ranks.on_leave = self.service.desk.left
+        self.ranks.on_kv = self.service.desk.kv_changed
+        registry.register(RankCollector(self.ranks, self.catalog.models))
+        registry.register(QueueCollector(self.service))
+        registry.register(PlanCollector(plans))
         self.http_port = self.grpc_port = 0
         self._health = health_aio.HealthServicer()
         self._publishing: set[asyncio.Task[None]] = set()
@@ -121,6 +130,7 @@ class Router:
         self._http_task = asyncio.create_task(self._http.run(sock))
         await self._http.listening.wait()
         self._sharing = asyncio.create_task(self.service.sharing.run())
+        self._telling = asyncio.create_task(tell_demand(self.service))
         if self._settings.announce is not None:
             announce(self._settings.announce, http_port=self.http_port, grpc_port=self.grpc_port)
         logger.info("http on %d, grpc on %d: %s", self.http_port, self.grpc_port, ", ".join(self.catalog.models))
@@ -130,11 +140,14 @@ class Router:
         draining = asyncio.create_task(self.service.drain(self._settings.drain_s))
         self._changed()
         await draining
+        self._telling.cancel()
         self._http.should_exit = True
         await self._http_task
         self._sharing.cancel()
         await asyncio.gather(*(server.stop(0.5) for server in self._grpc))
         await asyncio.gather(*self._publishing)  # the ranks just detached
+        if self._tracing is not None:
+            self._tracing.stop()
 
     async def _start_grpc(self) -> None:
         """One server; as one of several processes two: clients' shared port, and this one's own for workers."""

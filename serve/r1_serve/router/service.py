@@ -14,7 +14,15 @@ from r1_cluster.routing.admission import Arrival
 from r1_cluster.routing.budget import Asked, Budget, Effort
 from r1_cluster.routing.quota import Accounts
 
-from r1_serve.errors import ContextLengthExceeded, InvalidRequest, NoWorkers, R1Error, RouterStopping
+from r1_serve.errors import (
+    Cancelled,
+    ContextLengthExceeded,
+    FleetSaturated,
+    InvalidRequest,
+    NoWorkers,
+    R1Error,
+    RouterStopping,
+)
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.router.call import Call
 from r1_serve.router.choice import Choice
@@ -27,8 +35,10 @@ from r1_serve.router.models import Catalog, ServedModel
 from r1_serve.router.ranks import Rank, Ranks
 from r1_serve.router.request import ChatRequest
 from r1_serve.router.sharing import Sharing
+from r1_serve.router.slo import Slo
 from r1_serve.router.tenants import TenantsFile
 from r1_serve.settings import RouterSettings
+from r1_serve.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +56,7 @@ class Service:
         metrics: Metrics,
         settings: RouterSettings,
         clock: Callable[[], float] = time.monotonic,
+        tracing: Tracing | None = None,
     ) -> None:
         self.catalog = catalog
         self.ranks = ranks
@@ -60,10 +71,17 @@ class Service:
         self.desk = Desk(catalog, ranks, policy, clock, accounts)
         self.sharing = Sharing(accounts, ranks, clock, self.desk.look_again)
         self._clock = clock
+        self._tracing = tracing
         self.migrations = Migrations(self._move, metrics, clock, settings.resume_wait_s)
         self.desk.begun_first = self.migrations.look
+        self._slo = {name: Slo(settings.slo_first_answer_s, clock) for name in catalog.models}
         for name in catalog.models:
             metrics.of(name)  # its series are there from the start
+            for met in ("true", "false"):
+                metrics.slo.labels(name, met)
+        for plan in catalog.plans.values():
+            for how in ("left", "lost"):
+                metrics.detached.labels(plan.model.name, plan.name, how)
 
     @property
     def ready(self) -> bool:
@@ -71,10 +89,15 @@ class Service:
         return not self.stopping and all(self.ranks.ready(name) for name in self.catalog.models)
 
     async def open(
-        self, request: ChatRequest, request_id: str, timeout_s: float | None = None, key: str | None = None
+        self,
+        request: ChatRequest,
+        request_id: str,
+        timeout_s: float | None = None,
+        key: str | None = None,
+        traceparent: str | None = None,
     ) -> Call:
         """Let ``request`` in; it ends after ``timeout_s`` or the settings' limit, whichever is less. ``key`` is the
-        client's API key. Raises R1Error."""
+        client's API key, ``traceparent`` its W3C trace context. Raises R1Error."""
         if self.stopping:
             raise self.refused(RouterStopping("this router is stopping: send the request to another", retry_after=1.0))
         try:
@@ -94,6 +117,8 @@ class Service:
             on_end=self._ended,
         )
         self.calls.add(call)
+        if self._tracing is not None:
+            call.trace = self._tracing.chat(call, traceparent)
         try:
             await self._start(call)
         except R1Error as e:
@@ -103,6 +128,9 @@ class Service:
             call.cancel()
             raise
         return call
+
+    def slo(self, model: str) -> Slo:
+        return self._slo[model]
 
     async def count(self, request: ChatRequest, key: str | None = None) -> int:
         """Tokens of the request's prompt. Raises R1Error."""
@@ -166,6 +194,8 @@ class Service:
         if logger.isEnabledFor(logging.DEBUG):
             told = {"request_id": call.request_id}
             logger.debug("request %s: budget %s; %s", call.request_id, budget.explain(), call.route, extra=told)
+        if call.trace is not None:
+            call.trace.begun()
         for index, rank in enumerate(ranks):
             choice = Choice(model.vocabulary, thinking=model.opens_thought, stop=request.stop)
             own = pb.Sampling()
@@ -186,8 +216,14 @@ class Service:
         self.desk.ended(call)
         if self.stopping and not self.calls:
             self._idle.set()
+        if call.trace is not None:
+            call.trace.ended(error)
         name = call.model.name
         self.metrics.outcome(name, error)
+        met = in_time(call, error, self.settings.slo_first_answer_s)
+        if met is not None:
+            self._slo[name].count(met)
+            self.metrics.slo.labels(name, str(met).lower()).inc()
         if call.generations:
             usage = call.usage()
             self.metrics.of(name, call.tenant.name).request(usage)
@@ -202,6 +238,7 @@ class Service:
                 usage.total_seconds,
                 extra={
                     "request_id": call.request_id,
+                    **({"trace_id": call.trace.trace_id} if call.trace is not None else {}),
                     "model": name,
                     "tenant": call.tenant.name,
                     "outcome": error.reason if error else "ok",
@@ -211,6 +248,18 @@ class Service:
                     "seconds": round(usage.total_seconds, 3),
                 },
             )
+
+
+def in_time(call: Call, error: R1Error | None, within_s: float) -> bool | None:
+    """Whether the answer began within ``within_s`` seconds; None for what says nothing of the fleet: the client's own
+    faults and limits, clients that left before, and thoughts that ``max_tokens`` ended."""
+    first = call.usage().time_to_first_answer_token_seconds if call.generations else 0.0
+    if first > 0:
+        return first <= within_s
+    if error is None or (error.http_status < 500 and not isinstance(error, FleetSaturated)):
+        waited = (call.ended_at or call.clock()) - call.started_at
+        return False if isinstance(error, Cancelled) and waited > within_s else None
+    return False
 
 
 def _sampling(request: ChatRequest, model: ServedModel, prompt_tokens: int) -> pb.Sampling:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
 from r1_cluster.plan import Plan, Pool
 
 from r1_serve.errors import StartupError
 from r1_serve.rehearsal.settings import environment
 from r1_serve.settings import WorkerSettings, load
+from r1_serve.workers.autoscaling import autoscaling
 from r1_serve.workers.rank import Rank
 
 HEALTH_CHECK_PERIOD_S = 2.0
@@ -21,8 +23,9 @@ SHUTDOWN_GRACE_S = 15.0
 START_ATTEMPTS = 3  # a broken checkpoint fails every time: say so soon
 
 
-def deployment_options(plan: Plan, pool: Pool, *, threads: int) -> dict[str, Any]:
-    """Keyword arguments of ``serve.deployment``: one replica a rank, holding one bundle an accelerator.
+def deployment_options(plan: Plan, pool: Pool, *, threads: int, max_gangs: int | None = None) -> dict[str, Any]:
+    """Keyword arguments of ``serve.deployment``: one replica a rank, holding one bundle an accelerator; ``max_gangs``
+    turns autoscaling on.
 
     A rank of one accelerator computes in the replica, which therefore holds it; with more, vLLM's Ray workers hold
     them and the replica only drives.
@@ -35,7 +38,11 @@ def deployment_options(plan: Plan, pool: Pool, *, threads: int) -> dict[str, Any
     environment_variables = environment(threads=threads) if plan.fleet.accelerator == "cpu" else {}
     return {
         "name": f"rank-{pool.name}",
-        "num_replicas": pool.gangs * layout.data_parallel_size,
+        **(
+            {"num_replicas": pool.gangs * layout.data_parallel_size}
+            if max_gangs is None
+            else {"autoscaling_config": autoscaling(pool, max_gangs)}
+        ),
         "gang_scheduling_config": GangSchedulingConfig(gang_size=layout.data_parallel_size),
         "placement_group_bundles": [driver] + [{"GPU": 1.0}] * (layout.accelerators_per_rank - 1),
         "ray_actor_options": {
@@ -54,8 +61,31 @@ def build(plan: Plan, pool: Pool, settings: WorkerSettings, *, threads: int = 1)
     """The Serve application of one pool."""
     from ray import serve
 
-    deployment = serve.deployment(**deployment_options(plan, pool, threads=threads))(Rank)
+    deployment = serve.deployment(**deployment_options(plan, pool, threads=threads, max_gangs=settings.max_gangs))(Rank)
     return deployment.bind(plan.model_dump_json(), pool.name, settings.model_dump_json())
+
+
+class ServeArguments(BaseModel):
+    """``args`` of an application in a Serve config file, such as a RayService's ``serveConfigV2``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    plan: str = Field(description="a .yaml file on every node, or a shipped plan's name")
+    pool: str | None = Field(default=None, description="default: the plan's only one")
+    routers: str | None = None
+    threads: int = Field(default=1, ge=1)
+
+
+def configured(args: ServeArguments) -> Any:
+    """The application of a Serve config file: ``import_path: r1_serve.workers.application:configured``.
+
+    Raises PlanError, and StartupError where the plan has no such pool or an address is malformed.
+    """
+    plan = Plan.load(args.plan)
+    found = [pool for pool in plan.pools if args.pool in (None, pool.name)]
+    if len(found) != 1:
+        raise StartupError(f"args.pool is {args.pool}: plan {plan.name} has {', '.join(p.name for p in plan.pools)}")
+    return build(plan, found[0], load(WorkerSettings, routers=args.routers), threads=args.threads)
 
 
 def app_name(plan: Plan, pool: Pool) -> str:
@@ -71,7 +101,16 @@ def deploy(plan: Plan, *, routers: str | None = None, threads: int = 1) -> None:
     from ray import serve
     from ray.serve.config import ProxyLocation
 
+    if plan.separate:
+        raise StartupError(
+            f"plan {plan.name} has prefill and decode pools, and these workers do not hand over KV: plan with "
+            "`r1 plan --pools unified`, or run the lines of `r1 plan --emit vllm-command`"
+        )
     settings = load(WorkerSettings, routers=routers)
+    most = settings.max_gangs
+    for pool in plan.pools:
+        if most is not None and most < pool.gangs:
+            raise StartupError(f"R1_MAX_GANGS is {most}, below the plan's {pool.gangs} gangs of pool {pool.name}")
     serve.start(proxy_location=ProxyLocation.Disabled)
     for pool in plan.pools:
         try:

@@ -14,6 +14,7 @@ import grpc
 
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.protos import fleet_pb2_grpc as rpc
+from r1_serve.workers.autoscaling import Demands
 from r1_serve.workers.generations import Generations
 
 logger = logging.getLogger(__name__)
@@ -104,12 +105,14 @@ class Attachments:
         *,
         resolve_interval_s: float,
         resolver: Resolver = resolve,
+        demands: Demands | None = None,
     ) -> None:
         self._hello = hello
         self._generations = generations
         self._routers = tuple(routers)
         self._interval = resolve_interval_s
         self._resolver = resolver
+        self._demands = demands or Demands()
         self._streams: dict[str, asyncio.Task[None]] = {}
         self._open: set[_Stream] = set()
         self._behind: dict[str, set[str]] = {}  # addresses of the routers that an address stands for
@@ -165,6 +168,8 @@ class Attachments:
                         await self._generations.abort(stream, message.abort.request_id)
                     case "digest":
                         self._pass_on(message.digest)
+                    case "demand":
+                        self._demands.told(address, message.demand)
                     case "welcome":
                         self._welcome(stream, message.welcome, address)
         finally:

@@ -9,20 +9,22 @@ from r1_cluster.plan import Plan, Pool
 
 from r1_serve.checkpoint import checkpoint_path
 from r1_serve.rehearsal.settings import engine_arguments as rehearsal_arguments
+from r1_serve.settings import WorkerSettings
 from r1_serve.workers.gang import Gang
 
 StepHook = Callable[[Any, Any], None]
 
 
-def engine_arguments(plan: Plan, pool: Pool, gang: Gang) -> dict[str, Any]:
+def engine_arguments(plan: Plan, pool: Pool, gang: Gang, settings: WorkerSettings | None = None) -> dict[str, Any]:
     """Keyword arguments of ``AsyncEngineArgs`` for one rank.
 
     A rank of one accelerator computes in its engine's own process; more go through vLLM's Ray executor, on CPU exactly
-    as on GPUs.
+    as on GPUs. ``settings`` says where weights are streamed from, if they are.
     """
     layout, engine = pool.layout, plan.engine
+    streamed = settings.weights if settings else None
     arguments: dict[str, Any] = {
-        "model": str(checkpoint_path(plan.model.checkpoint)),
+        "model": streamed or str(checkpoint_path(plan.model.checkpoint)),
         "served_model_name": plan.model.name,
         "skip_tokenizer_init": True,
         "dtype": plan.model.dtype,
@@ -41,8 +43,14 @@ def engine_arguments(plan: Plan, pool: Pool, gang: Gang) -> dict[str, Any]:
         "enable_log_requests": False,
         "disable_log_stats": True,
     }
+    if engine.kv_cache_dtype is not None:
+        arguments["kv_cache_dtype"] = engine.kv_cache_dtype
     if plan.fleet.kv_cache_gib_per_rank is not None:
         arguments |= rehearsal_arguments(kv_cache_gib=plan.fleet.kv_cache_gib_per_rank)
+    if settings is not None and settings.load_format is not None:
+        arguments["load_format"] = settings.load_format
+    if settings is not None and settings.otlp_endpoint is not None:
+        arguments["otlp_traces_endpoint"] = settings.otlp_endpoint
     if gang.size > 1:
         arguments |= {
             "data_parallel_size": gang.size,
@@ -53,16 +61,17 @@ def engine_arguments(plan: Plan, pool: Pool, gang: Gang) -> dict[str, Any]:
     return arguments
 
 
-def start(arguments: dict[str, Any], placement_group: Any, on_step: StepHook) -> Any:
+def start(arguments: dict[str, Any], placement_group: Any, on_step: StepHook, *, vllm_metrics: bool = False) -> Any:
     """Start vLLM in this process and its children; blocks until the weights are loaded. Needs a running event loop.
 
     ``on_step(scheduler_stats, iteration_stats)`` is called after each engine step, once every request's new tokens are
-    in its collector.
+    in its collector. ``vllm_metrics`` exports vLLM's own through Ray's agent on this node.
     """
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.metrics.loggers import StatLoggerBase
+    from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
     class StepLogger(StatLoggerBase):  # type: ignore[misc]
         """vLLM's plug-in point for statistics is also the one place that sees the end of every step."""
@@ -84,7 +93,7 @@ def start(arguments: dict[str, Any], placement_group: Any, on_step: StepHook) ->
     return AsyncLLM.from_vllm_config(
         config,
         usage_context=UsageContext.ENGINE_CONTEXT,
-        stat_loggers=[StepLogger],
+        stat_loggers=[StepLogger, *([RayPrometheusStatLogger] if vllm_metrics else [])],
         enable_log_requests=False,
         disable_log_stats=True,
     )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from r1_serve.protos import fleet_pb2 as pb
+from r1_serve.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,9 @@ _FINISH = {
 class Engine(Protocol):
     """What is used of ``AsyncLLM``."""
 
-    async def add_request(self, request_id: str, prompt: Any, params: Any, *, priority: int) -> Any: ...
+    async def add_request(
+        self, request_id: str, prompt: Any, params: Any, *, priority: int, trace_headers: Any = None
+    ) -> Any: ...
 
     async def abort(self, request_id: str) -> None: ...
 
@@ -50,13 +53,22 @@ class _Live:
     engine_id: str
     collector: Any = None  # None until the engine has taken the request
     started: bool = False
+    span: Any = None
+    tokens: int = 0
 
 
 class Generations:
     """All requests of one rank, and its load. One event loop; ``clock`` in seconds."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        tracing: Tracing | None = None,
+        hello: pb.Hello | None = None,
+    ) -> None:
         self._clock = clock
+        self._tracing = tracing
+        self.hello = hello  # who this rank is, for traces
         self._live: dict[tuple[Outbox, int], _Live] = {}
         self._held: Counter[Outbox] = Counter()  # live requests
         self._outboxes: list[Outbox] = []
@@ -66,12 +78,20 @@ class Generations:
         self._load = pb.Load()
         self._idle = asyncio.Event()
         self.draining = False
+        self.kv_snapshot: Callable[[], pb.KvChange] | None = None  # where the engine tells what its cache holds
 
     def serve(self, engine: Engine) -> None:
         self._engine = engine
 
     def open(self, outbox: Outbox) -> None:
         self._outboxes.append(outbox)
+        if self.kv_snapshot is not None:
+            outbox.send(self._frame([], self.kv_snapshot()))
+
+    def kv_changed(self, change: pb.KvChange) -> None:
+        """Tell every router what the prefix cache gained and lost."""
+        for outbox in self._outboxes:
+            outbox.send(self._frame([], change))
 
     async def close(self, outbox: Outbox) -> None:
         """The router is gone: stop what it asked for."""
@@ -99,12 +119,19 @@ class Generations:
         self._sequence += 1
         live = self._live[key] = _Live(outbox, submit.request_id, str(self._sequence))
         self._held[outbox] += 1
+        traced: dict[str, Any] = {}
+        if self._tracing is not None and submit.traceparent:
+            live.span = self._tracing.generate(submit, self.hello)
+            traced["trace_headers"] = {"traceparent": self._tracing.traceparent(live.span)}
         try:
             prompt, params = engine_request(submit)
-            live.collector = await self._engine.add_request(live.engine_id, prompt, params, priority=submit.priority)
+            live.collector = await self._engine.add_request(
+                live.engine_id, prompt, params, priority=submit.priority, **traced
+            )
         except Exception as e:
             self._forget(key)
             rejected = _is_refusal(e)
+            self._end_span(live, pb.Delta(finish=pb.FINISH_REJECTED if rejected else pb.FINISH_ERROR))
             # Not its text, which may quote the request.
             logger.log(logging.INFO if rejected else logging.ERROR, "request not started: %s", type(e).__name__)
             text = " ".join(str(e).split())[:500] if rejected else ENGINE_DEAD
@@ -113,6 +140,8 @@ class Generations:
     async def abort(self, outbox: Outbox, request_id: int) -> None:
         """Stop a request; nothing more is sent for it. Unknown ids have just finished and are passed over."""
         live = self._forget((outbox, request_id))
+        if live is not None:
+            self._end_span(live, pb.Delta(finish=pb.FINISH_ABORT))
         if live is not None and self._engine is not None:
             await self._engine.abort(live.engine_id)
 
@@ -133,8 +162,10 @@ class Generations:
                 if output is None:
                     continue
                 delta = _delta(live, output)
+            live.tokens += len(delta.token_ids)
             if delta.finish != pb.FINISH_NONE:
                 self._forget(key)
+                self._end_span(live, delta)
             deltas.setdefault(live.outbox, []).append(delta)
         for outbox, found in deltas.items():
             outbox.send(self._frame(found))
@@ -177,6 +208,7 @@ class Generations:
         live, self._live = list(self._live.values()), {}
         self._held.clear()
         for item in live:
+            self._end_span(item, pb.Delta(finish=finish))
             self._refuse(item.outbox, item.request_id, finish, why)
         self._idle.set()
 
@@ -200,8 +232,12 @@ class Generations:
         for outbox in self._outboxes:
             outbox.send(self._frame([]))
 
-    def _frame(self, deltas: list[pb.Delta]) -> pb.Frame:
-        return pb.Frame(deltas=deltas, load=self._load, draining=self.draining)
+    def _end_span(self, live: _Live, last: pb.Delta) -> None:
+        if self._tracing is not None and live.span is not None:
+            self._tracing.generated(live.span, last, live.tokens)
+
+    def _frame(self, deltas: list[pb.Delta], kv: pb.KvChange | None = None) -> pb.Frame:
+        return pb.Frame(deltas=deltas, load=self._load, draining=self.draining, kv=kv)
 
     def _refuse(self, outbox: Outbox, request_id: int, finish: pb.FinishReason, error: str) -> None:
         outbox.send(self._frame([pb.Delta(request_id=request_id, finish=finish, error=error)]))
@@ -218,6 +254,12 @@ class Generations:
         load.kv_usage = float(scheduler.kv_cache_usage)
         if iteration is not None:
             load.preemptions_total += int(iteration.num_preempted_reqs)
+            load.generation_tokens_total += int(iteration.num_generation_tokens)
+            load.prompt_tokens_total += int(iteration.prompt_token_stats.computed)
+        cached = scheduler.prefix_cache_stats
+        if cached is not None:
+            load.prefix_queries_total += int(cached.queries)
+            load.prefix_hits_total += int(cached.hits)
 
 
 def _delta(live: _Live, output: Any) -> pb.Delta:

@@ -39,6 +39,14 @@ def test_unlimited_means_the_ceiling_and_without_one_the_room() -> None:
     assert reasons(Asked(tokens=-1), FREE) == ["asked", "room_for_answer"]
 
 
+def test_a_fleet_sized_for_short_thoughts_lets_no_tenant_think_longer() -> None:
+    fleet = BudgetRules(ceiling=4096)
+    for policy in (FREE, BOUND):
+        found = resolve(Asked(tokens=-1), policy, fleet, max_tokens=32_768, saturation=0.0)
+        assert (found.applied, found.reason) == (4096, "fleet_ceiling")
+    assert resolve(Asked(tokens=100), FREE, fleet, max_tokens=32_768, saturation=0.0).applied == 100
+
+
 @pytest.mark.parametrize(("effort", "tokens"), [(Effort.LOW, 1024), (Effort.MEDIUM, 8000), (Effort.HIGH, 8000)])
 def test_efforts_are_tokens_within_the_ceiling(effort: Effort, tokens: int) -> None:
     assert applied(Asked(effort=effort)) == tokens

@@ -85,7 +85,7 @@ def test_growth_is_followed_without_being_pushed(desk: Dispatcher) -> None:
     offer(desk)
     started = start(desk)
     started.following[0].of = Standing(completion_tokens=1500)
-    seen = {view.worker_id: view.kv_ahead.mean[0] for view in desk.see(RANKS, 5.0)}
+    seen = {name: desk.ledger.ahead(name, 5.0).mean[0] for name in "ab"}
     assert seen == {"a": 1700, "b": 0}
 
 

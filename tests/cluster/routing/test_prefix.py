@@ -76,3 +76,18 @@ def test_a_rank_that_is_gone_is_forgotten(index: PrefixIndex) -> None:
 def test_sizes_must_make_sense() -> None:
     with pytest.raises(ValueError, match="block_tokens 0"):
         PrefixIndex(0)
+
+
+def test_of_many_ranks_those_with_most_of_the_prompt_come_first() -> None:
+    index = PrefixIndex(block_tokens=4)
+    whole = index.chain(range(40))
+    for number in range(50):
+        index.sent(f"shallow{number}", whole[:2])
+    index.sent("deep", whole)
+    index.sent("middle", whole[:5])
+    assert index.longest(whole, 2) == ["deep", "middle"]
+    assert index.longest(whole, 8)[:2] == ["deep", "middle"]
+    assert len(index.longest(whole, 8)) >= 8
+    index.forget("deep")
+    assert index.longest(whole, 1) == ["middle"]
+    assert index.longest((), 4) == index.longest(index.chain(range(100, 140)), 4) == []

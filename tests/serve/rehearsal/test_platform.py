@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from r1_serve import rehearsal
-from r1_serve.rehearsal import engine_arguments, environment
+from r1_serve.rehearsal import engine_arguments, environment, sequence_parallel
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +28,10 @@ def test_ray_places_a_cpu_rank_where_it_would_place_a_gpu_rank(facts: Any) -> No
 
 def test_making_an_engine_configuration_fills_the_gaps(facts: Any) -> None:
     assert facts["still_needed"] == []
+
+
+def test_this_vllm_misreads_a_lone_token_until_the_piece_is_applied(facts: Any) -> None:
+    assert facts["lone_token_misread"]  # once this fails, rehearsal/sequence_parallel.py can go
 
 
 def test_float32_mla_runs_on_a_cpu_with_amx_too(facts: Any) -> None:
@@ -74,7 +78,7 @@ def test_only_vllms_cpu_build_rehearses(
     assert (rehearsal.platform() is not None) == wanted
 
 
-def test_on_another_platform_nothing_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_another_platform_only_the_fault_of_every_platform_is_mended(monkeypatch: pytest.MonkeyPatch) -> None:
     class Cuda:
         @staticmethod
         def is_cpu() -> bool:
@@ -85,7 +89,11 @@ def test_on_another_platform_nothing_is_touched(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "vllm", type(sys)("vllm"))
     monkeypatch.setitem(sys.modules, "vllm.platforms", platforms)
     monkeypatch.setitem(sys.modules, "r1_serve.rehearsal.rotary", None)  # importing it would raise
+    applied: list[str] = []
+    monkeypatch.setattr(sequence_parallel, "needed", lambda: True)
+    monkeypatch.setattr(sequence_parallel, "apply", lambda: applied.append("sequence_parallel"))
     rehearsal.register()
+    assert applied == ["sequence_parallel"]
 
 
 def test_importing_the_plug_in_imports_neither_vllm_nor_torch() -> None:

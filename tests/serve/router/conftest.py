@@ -53,6 +53,7 @@ class FakeWorker:
         self.hello = hello
         self.submits: asyncio.Queue[fleet_pb2.Submit] = asyncio.Queue()
         self.aborts: asyncio.Queue[int] = asyncio.Queue()
+        self.demands: asyncio.Queue[fleet_pb2.Demand] = asyncio.Queue()
         self._script = script
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
         self._call = fleet_pb2_grpc.FleetStub(self._channel).Attach()
@@ -98,6 +99,9 @@ class FakeWorker:
         while (message := await self._call.read()) is not grpc.aio.EOF:
             if message.HasField("abort"):
                 self.aborts.put_nowait(message.abort.request_id)
+                continue
+            if message.HasField("demand"):
+                self.demands.put_nowait(message.demand)
                 continue
             self.submits.put_nowait(message.submit)
             if self._script is not None:
@@ -145,9 +149,9 @@ async def world_of() -> AsyncIterator[Callable[..., Awaitable[World]]]:
     """``await world_of(plans, **settings)``."""
     worlds: list[World] = []
 
-    async def make(plans: Sequence[Plan] = (PLAN,), **settings: Any) -> World:
+    async def make(plans: Sequence[Plan] = (PLAN,), exporter: Any = None, **settings: Any) -> World:
         values = {"http_port": 0, "grpc_port": 0, "drain_s": 0.0, "worker_wait_s": 0.0, "resume_wait_s": 0.0} | settings
-        router = Router(plans, RouterSettings(**values), CollectorRegistry())
+        router = Router(plans, RouterSettings(**values), CollectorRegistry(), exporter)
         await router.start()
         worlds.append(World(router))
         return worlds[-1]

@@ -221,3 +221,23 @@ async def test_ready_waits_for_a_whole_gang(world_of: Any) -> None:
         await world.until(lambda: not world.router.service.ready)
         assert (await http.get("/ready")).status_code == 503
         assert (await http.get("/health")).status_code == 200
+
+
+async def test_a_ranks_kv_events_decide_what_its_cache_is_believed_to_hold(world: Any) -> None:
+    worker = await world.worker()
+    prefix, name = world.router.service.desk._dispatchers["r1-nano"].prefix, worker.hello.worker_id
+    prompt = list(range(200))
+    chain = prefix.chain(prompt)
+    prefix.sent(name, chain)
+    first, second, third = (int.from_bytes(block, "big") for block in chain)
+
+    async def tell(**change: Any) -> None:
+        await worker.write(pb.WorkerMessage(frame=pb.Frame(kv=pb.KvChange(**change))))
+
+    await tell(cleared=True, stored=[first, second, third])
+    await tell(removed=[third])
+    await world.until(lambda: prefix.cached(chain, [name]) == {name: 128})
+    await tell(cleared=True)
+    await world.until(lambda: prefix.cached(chain, [name]) == {})
+    prefix.sent(name, chain)
+    assert prefix.cached(chain, [name]) == {}

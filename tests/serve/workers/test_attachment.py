@@ -12,6 +12,7 @@ import pytest
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.protos import fleet_pb2_grpc as rpc
 from r1_serve.workers.attachment import Attachments, resolve, targets
+from r1_serve.workers.autoscaling import Demands
 from r1_serve.workers.generations import Generations
 
 HELLO = pb.Hello(protocol_version=1, worker_id="w", model="m")
@@ -99,6 +100,17 @@ async def test_commands_arrive_in_order() -> None:
         await router.commands.put(pb.RouterMessage(abort=pb.Abort(request_id=5)))
         assert await asyncio.wait_for(generations.asked.get(), 10) == ("submit", 5)
         assert await asyncio.wait_for(generations.asked.get(), 10) == ("abort", 5)
+        await router.commands.put(None)
+
+
+async def test_what_a_router_says_is_asked_of_the_fleet_is_kept_for_serve() -> None:
+    router, generations, demands = Router(), Calls(), Demands()
+    async with listening(router) as address, attached(generations, address, demands=demands):
+        await router.hears()
+        await router.commands.put(pb.RouterMessage(demand=pb.Demand(queued=3, pressure=0.5)))
+        await router.commands.put(pb.RouterMessage(abort=pb.Abort(request_id=1)))
+        await asyncio.wait_for(generations.asked.get(), 10)
+        assert demands.stats() == {"queued": 3, "wait_s": 0, "pressure": 0.5, "slo_burn": 0}
         await router.commands.put(None)
 
 

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import pytest
-from r1_cluster.plan import Plan, shipped
-from r1_serve.workers.application import app_name, build, cause, deployment_options
+from pydantic import ValidationError
+from r1_cluster.plan import Plan, Pool, shipped
+from r1_serve.errors import StartupError
+from r1_serve.settings import WorkerSettings
+from r1_serve.workers.application import (
+    ServeArguments,
+    app_name,
+    build,
+    cause,
+    configured,
+    deploy,
+    deployment_options,
+)
 from r1_serve.workers.engine import engine_arguments
 from r1_serve.workers.gang import Gang
 
@@ -78,6 +89,20 @@ def test_gpu_ranks_are_given_no_cpu_settings() -> None:
     assert "kv_cache_memory_bytes" not in engine_arguments(gpu, gpu.pools[0], gang_of(gpu))
 
 
+def test_the_kv_cache_has_the_plans_type_or_the_models_own() -> None:
+    plan = Plan.load("nano-tp1")
+    fp8 = plan.model_copy(update={"engine": plan.engine.model_copy(update={"kv_cache_dtype": "fp8"})})
+    assert "kv_cache_dtype" not in engine_arguments(plan, plan.pools[0], gang_of(plan))
+    assert engine_arguments(fp8, fp8.pools[0], gang_of(fp8))["kv_cache_dtype"] == "fp8"
+
+
+def test_prefill_and_decode_pools_are_refused_before_anything_starts() -> None:
+    plan = Plan.load("nano-tp1")
+    pools = tuple(Pool(name=role, role=role) for role in ("prefill", "decode"))
+    with pytest.raises(StartupError, match="do not hand over KV: plan with `r1 plan --pools unified`"):
+        deploy(plan.model_copy(update={"pools": pools}))
+
+
 def test_a_pool_becomes_an_application_ray_serve_accepts() -> None:
     from r1_serve.settings import WorkerSettings
 
@@ -98,3 +123,21 @@ def test_a_pool_becomes_an_application_ray_serve_accepts() -> None:
 )
 def test_why_a_rank_did_not_start_is_one_line(text: str, told: str) -> None:
     assert cause(text) == told
+
+
+def test_streamed_weights_replace_the_folder_and_say_how_to_load() -> None:
+    plan = Plan.load("nano-tp1")
+    settings = WorkerSettings(weights="s3://models/r1", load_format="runai_streamer")
+    found = engine_arguments(plan, plan.pools[0], gang_of(plan), settings)
+    assert (found["model"], found["load_format"]) == ("s3://models/r1", "runai_streamer")
+    assert "load_format" not in engine_arguments(plan, plan.pools[0], gang_of(plan), WorkerSettings())
+
+
+def test_a_serve_config_names_plan_and_pool() -> None:
+    arguments = ServeArguments(plan="nano-dp2-ep2", pool="main", routers="r1-attach:8001")
+    application = configured(arguments)
+    assert application._bound_deployment.name == "rank-main"
+    with pytest.raises(StartupError, match=r"args\.pool is other: plan nano-dp2-ep2 has main"):
+        configured(ServeArguments(plan="nano-dp2-ep2", pool="other"))
+    with pytest.raises(ValidationError):
+        ServeArguments(plan="nano-tp1", router="r1:8001")  # type: ignore[call-arg]

@@ -28,9 +28,13 @@ class Engine:
     def __init__(self) -> None:
         self.collectors: dict[str, Collector] = {}
         self.priorities: dict[str, int] = {}
+        self.traced: dict[str, Any] = {}
         self.aborted: list[str] = []
 
-    async def add_request(self, request_id: str, prompt: Any, params: Any, *, priority: int) -> Collector:
+    async def add_request(
+        self, request_id: str, prompt: Any, params: Any, *, priority: int, trace_headers: Any = None
+    ) -> Collector:
+        self.traced[request_id] = trace_headers
         if prompt["prompt_token_ids"] == [666]:
             raise ValueError("the prompt\nis too long")
         if prompt["prompt_token_ids"] == [999]:
@@ -66,7 +70,19 @@ class Clock:
 
 def stats(running: int = 1, waiting: int = 0, kv: float = 0.0) -> Any:
     return SimpleNamespace(
-        num_running_reqs=running, num_waiting_reqs=waiting, num_skipped_waiting_reqs=0, kv_cache_usage=kv
+        num_running_reqs=running,
+        num_waiting_reqs=waiting,
+        num_skipped_waiting_reqs=0,
+        kv_cache_usage=kv,
+        prefix_cache_stats=SimpleNamespace(queries=10, hits=4),
+    )
+
+
+def iteration(*, preempted: int = 0, generated: int = 0, computed: int = 0) -> Any:
+    return SimpleNamespace(
+        num_preempted_reqs=preempted,
+        num_generation_tokens=generated,
+        prompt_token_stats=SimpleNamespace(computed=computed),
     )
 
 
@@ -234,11 +250,20 @@ async def test_step_time_is_between_steps_of_a_busy_rank(
     assert [frame.load.step_time_us for frame in router.frames] == [0, 20_000, 20_000, 30_000]
 
 
-async def test_preemptions_add_up(generations: Generations, router: Outbox) -> None:
+async def test_vllms_counts_of_each_step_add_up(generations: Generations, router: Outbox) -> None:
     for _ in range(2):
-        generations.step(stats(), SimpleNamespace(num_preempted_reqs=2))
+        generations.step(stats(), iteration(preempted=2, generated=3, computed=5))
     generations.announce()
-    assert router.frames[-1].load.preemptions_total == 4
+    load = router.frames[-1].load
+    assert (load.preemptions_total, load.generation_tokens_total, load.prompt_tokens_total) == (4, 6, 10)
+    assert (load.prefix_queries_total, load.prefix_hits_total) == (20, 8)
+
+
+def test_the_counts_are_fields_of_this_vllm() -> None:
+    from vllm.v1.metrics.stats import IterationStats, SchedulerStats
+
+    generations = Generations()
+    generations.step(SchedulerStats(), IterationStats())
 
 
 async def test_a_beat_tells_every_router_the_load_and_whether_the_rank_drains(

@@ -153,7 +153,10 @@ async def routing(request: Request) -> Response:
     service: Service = request.app.state.service
     return _json(
         {
-            name: {"queued": service.desk.queued(name), "recent": service.desk.recent(name)}
+            name: {
+                "queued": service.desk.queued(name),
+                "recent": [each.as_dict() for each in service.desk.recent(name)],
+            }
             for name in service.catalog.models
         }
     )

@@ -57,7 +57,9 @@ async def respond(request: Request, read: Callable[[Any], tuple[ChatRequest, Dia
         chat, dialect, streamed = read(body)
     except R1Error as e:
         raise service.refused(e) from None
-    call = await service.open(chat, request.state.request_id, timeout_s, key_of(request))
+    call = await service.open(
+        chat, request.state.request_id, timeout_s, key_of(request), request.headers.get("traceparent")
+    )
     return _Stream(call, service, dialect) if streamed else _Whole(call, dialect)
 
 

@@ -43,6 +43,16 @@ def engine(tensor: int, data: int) -> Any:
     )  # fmt: skip
 
 
+def memory(llm: Any) -> dict[str, Any]:
+    """What vLLM itself counts: tokens its KV cache holds, and bytes of parameters on each tensor rank."""
+    from r1_serve.workers.engine import kv_tokens
+
+    def parameters(model: Any) -> int:
+        return sum(each.numel() * each.element_size() for each in model.parameters())
+
+    return {"kv_tokens": kv_tokens(llm.llm_engine), "weights": llm.apply_model(parameters)}
+
+
 def answer(llm: Any, asked: list[list[int]]) -> list[dict[str, Any]]:
     """Tokens of each answer, and the TOP log-probabilities before every token but the prompt's first."""
     from vllm import SamplingParams
@@ -81,40 +91,42 @@ def difference(asked: list[list[int]], answers: list[dict[str, Any]]) -> dict[st
     return {"logprob": worst, "regret": regret}
 
 
-def rank(index: int, world: int, port: int, results: Any) -> None:
-    """One data-parallel rank with every second question, so that one rank runs dry before the other."""
+def rank(index: int, tensor: int, world: int, port: int, results: Any) -> None:
+    """One of two data-parallel ranks: the first has all questions but one, the other steps with a single token."""
     os.environ |= {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process: two imports of vLLM instead of four
         "VLLM_DP_RANK": str(index), "VLLM_DP_RANK_LOCAL": str(index), "VLLM_DP_SIZE": str(world),
         "VLLM_DP_MASTER_IP": "127.0.0.1", "VLLM_DP_MASTER_PORT": str(port),
     }  # fmt: skip
-    mine = [ids for place, ids in enumerate(prompts()[:-1]) if place % world == index]
-    results.put((index, [got["tokens"] for got in answer(engine(1, world), mine)]))
+    mine = prompts()[:-1] if index == 0 else prompts()[-1:]
+    results.put((index, [got["tokens"] for got in answer(engine(tensor, world), mine)]))
 
 
-def data_parallel(world: int) -> list[list[int]]:
+def data_parallel(tensor: int, world: int) -> list[list[int]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     spawn = multiprocessing.get_context("spawn")
     results = spawn.Queue()
-    ranks = [spawn.Process(target=rank, args=(index, world, port, results)) for index in range(world)]
+    ranks = [spawn.Process(target=rank, args=(index, tensor, world, port, results)) for index in range(world)]
     for process in ranks:
         process.start()
     by_rank = dict(results.get(timeout=200) for _ in ranks)
     for process in ranks:
         process.join(timeout=30)
-    return [by_rank[place % world][place // world] for place in range(len(QUESTIONS) - 1)]
+    return [tokens for index in range(world) for tokens in by_rank[index]]
 
 
 def main() -> None:
     tensor, data = int(sys.argv[1]), int(sys.argv[2])
     os.environ |= environment(threads=1)
+    os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # for `memory`'s function, which is ours
     facts: dict[str, Any] = {}
     if data > 1:
-        facts["tokens"] = data_parallel(data)
+        facts["tokens"] = data_parallel(tensor, data)
     else:
         asked, llm = prompts(), engine(tensor, data)
+        facts["memory"] = memory(llm)
         answers = answer(llm, asked)
         facts["tokens"] = [got["tokens"] for got in answers]
         if tensor == 1:

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from r1_serve import rehearsal
-from r1_serve.rehearsal import collectives, experts, rotary
+from r1_serve.rehearsal import collectives, experts, rotary, sequence_parallel
 from vllm.engine.arg_utils import EngineArgs
 from vllm.platforms import current_platform
 
@@ -21,6 +21,7 @@ CONFIG = {
     "scoring_func": "sigmoid",
 }  # fmt: skip
 
+lone_token_misread = sequence_parallel.needed()  # before vLLM loads its plug-ins
 torch.cpu._is_amx_tile_supported = lambda: True  # a server CPU, where vLLM would choose a bfloat16 backend
 with TemporaryDirectory() as folder:
     (Path(folder) / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
@@ -33,7 +34,7 @@ warnings: list[str] = []
 handler = logging.Handler()
 handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
 rehearsal.logger.addHandler(handler)
-still_needed = [piece.__name__ for piece in (collectives, experts, rotary) if piece.needed()]
+still_needed = [piece.__name__ for piece in (collectives, experts, rotary, sequence_parallel) if piece.needed()]
 rotary._embedding = lambda: object()  # a vLLM without the class's method
 rehearsal.register()
 
@@ -48,6 +49,7 @@ print(
             "kv_cache_memory_bytes": config.cache_config.kv_cache_memory_bytes,
             "block_size": config.cache_config.block_size,
             "helpers_compiled_by": current_platform.simple_compile_backend,
+            "lone_token_misread": lone_token_misread,
             "still_needed": still_needed,
             "warnings": warnings,
         }

@@ -1,0 +1,185 @@
+"""A rendered release as processes of this machine: the containers' own commands, arguments and environment.
+
+What stands in for the cluster is here and small: a mount is a folder, the pod's address is 127.0.0.1, KubeRay is
+:func:`ray_start` and the PUT of ``serveConfigV2`` that it makes. Ports and the routers' address are values.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from socket import socket
+from typing import Any
+
+import httpx
+import yaml
+
+from r1_bench.chart.render import RELEASE, Rendered, Value, merge, render
+
+LOOPBACK = "127.0.0.1"
+
+
+def free_port() -> int:
+    with closing(socket()) as s:
+        s.bind((LOOPBACK, 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
+def ray_start(kind: str, group: Value, head_port: int) -> list[str]:
+    """The command that KubeRay gives a Ray container (``generateRayStartCommand`` in its common/pod.go)."""
+    given = group["rayStartParams"]
+    parameters = {"block": "true", "metrics-export-port": "8080", "dashboard-agent-listen-port": "52365"} | given
+    if kind == "worker":
+        parameters = {"address": f"{LOOPBACK}:{head_port}"} | parameters
+    flags = [f"--{key}" if value == "true" else f"--{key}={value}" for key, value in sorted(parameters.items())]
+    return ["ray", "start", *(["--head"] if kind == "head" else []), *flags]
+
+
+@dataclass
+class Local:
+    """One release. ``folder`` must be short: Ray's sockets lie below it."""
+
+    chart: Path
+    values: Mapping[str, Any]
+    folder: Path
+    http: int = field(default_factory=free_port)
+    grpc: int = field(default_factory=free_port)
+    gcs: int = field(default_factory=free_port)
+    dashboard: int = field(default_factory=free_port)
+    token: str = field(default_factory=lambda: secrets.token_hex(16))
+
+    def __post_init__(self) -> None:
+        here = {"node-ip-address": LOOPBACK}
+        ports = [
+            {"metrics-export-port": str(free_port()), "dashboard-agent-listen-port": str(free_port())} for _ in "ab"
+        ]
+        head = {"port": str(self.gcs), "dashboard-host": LOOPBACK, "dashboard-port": str(self.dashboard)}
+        head["temp-dir"] = str(self.folder / "ray")
+        overrides = {
+            "router": {
+                "host": LOOPBACK,
+                "ports": {"http": self.http, "grpc": self.grpc},
+                "attach": f"{LOOPBACK}:{self.grpc}",
+            },
+            "ray": {
+                "head": {"rayStartParams": here | head | ports[0]},
+                "worker": {"rayStartParams": here | ports[1]},
+            },
+        }
+        self.rendered: Rendered = render(self.chart, merge(self.values, overrides))
+        self.cluster: Value = self.rendered.one("RayService")["spec"]["rayClusterConfig"]
+        self._mounts: dict[str, Path] = {}
+
+    def head(self) -> subprocess.Popen[bytes]:
+        group = self.cluster["headGroupSpec"]
+        return self._run("head", group["template"]["spec"], ray_start("head", group, self.gcs))
+
+    def worker(self) -> subprocess.Popen[bytes]:
+        group = self.cluster["workerGroupSpecs"][0]
+        return self._run("worker", group["template"]["spec"], ray_start("worker", group, self.gcs))
+
+    def router(self) -> subprocess.Popen[bytes]:
+        spec = self.rendered.one("Deployment")["spec"]["template"]["spec"]
+        return self._run("router", spec, _command(spec["containers"][0]))
+
+    def test(self) -> subprocess.CompletedProcess[str]:
+        """The `helm test` Job, whose service names mean this machine here."""
+        spec = self.rendered.one("Job")["spec"]["template"]["spec"]
+        command = _command(spec["containers"][0])
+        return self._complete(spec, [part.replace(f"{RELEASE}:", f"{LOOPBACK}:") for part in command])
+
+    def leave(self) -> subprocess.CompletedProcess[str]:
+        """The worker's preStop hook."""
+        spec = self.cluster["workerGroupSpecs"][0]["template"]["spec"]
+        return self._complete(spec, spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"])
+
+    def deploy(self) -> None:
+        """What KubeRay does with ``serveConfigV2``."""
+        config = yaml.safe_load(self._localised(self.rendered.one("RayService")["spec"]["serveConfigV2"]))
+        response = httpx.put(f"{self._api}/api/serve/applications/", json=config, headers=self._bearer, timeout=60)
+        response.raise_for_status()
+
+    def applications(self) -> Value:
+        response = httpx.get(f"{self._api}/api/serve/applications/", headers=self._bearer, timeout=30)
+        found: Value = response.json()["applications"] if response.status_code == 200 else {}
+        return found
+
+    def probe(self, spec: Value, kind: str) -> int:
+        """HTTP status of a container's probe, on the port that `rayStartParams` moved it to."""
+        get = spec["containers"][0][kind]["httpGet"]
+        named = {port["name"]: port["containerPort"] for port in spec["containers"][0]["ports"]}
+        port = {"dashboard": self.dashboard}.get(get["port"], named.get(get["port"], get["port"]))
+        return httpx.get(f"http://{LOOPBACK}:{port}{get['path']}", timeout=5, trust_env=False).status_code
+
+    @property
+    def url(self) -> str:
+        return f"http://{LOOPBACK}:{self.http}"
+
+    @property
+    def _api(self) -> str:
+        return f"http://{LOOPBACK}:{self.dashboard}"
+
+    @property
+    def _bearer(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
+
+    def _run(self, name: str, spec: Value, command: list[str]) -> subprocess.Popen[bytes]:
+        environment, command = self._prepared(spec, command)
+        with (self.folder / f"{name}.log").open("wb") as log:
+            return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+    def _complete(self, spec: Value, command: list[str]) -> subprocess.CompletedProcess[str]:
+        environment, command = self._prepared(spec, command)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+    def _prepared(self, spec: Value, command: list[str]) -> tuple[dict[str, str], list[str]]:
+        self._mount(spec)
+        environment = {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            "TMPDIR": self._localised("/tmp"),  # noqa: S108 - a mount of the pod
+        }
+        if self.cluster.get("authOptions", {}).get("mode") == "token":
+            environment |= {"RAY_AUTH_TOKEN": self.token}
+        for variable in spec["containers"][0]["env"]:
+            value = variable.get("value")
+            if variable.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath") == "status.podIP":
+                value = LOOPBACK
+            environment[variable["name"]] = self._localised(str(value))
+        return environment, [self._localised(part) for part in command]
+
+    def _mount(self, spec: Value) -> None:
+        volumes = {volume["name"]: volume for volume in spec.get("volumes", ())}
+        for mount in spec["containers"][0]["volumeMounts"]:
+            folder = self.folder / "root" / mount["mountPath"].strip("/")
+            folder.mkdir(parents=True, exist_ok=True)
+            if mount["mountPath"] != "/dev/shm":  # noqa: S108 - the machine's own will do
+                self._mounts[mount["mountPath"]] = folder
+            volume = volumes[mount["name"]]
+            for source in volume.get("projected", {}).get("sources", [volume]):
+                if wanted := source.get("configMap"):
+                    data = self.rendered.one("ConfigMap", wanted["name"])["data"]
+                    for item in wanted["items"]:
+                        (folder / item["path"]).write_text(data[item["key"]], encoding="utf-8")
+
+    def _localised(self, text: str) -> str:
+        """Paths below a mount, as they are on this machine. ``text`` may be a path, or YAML around one."""
+        if text.startswith(str(self.folder)):
+            return text
+        for path, folder in sorted(self._mounts.items(), key=lambda pair: -len(pair[0])):
+            if text == path or f"{path}/" in text:
+                return text.replace(path, str(folder), 1)
+        return text
+
+
+def _command(container: Value) -> list[str]:
+    command = [*container["command"], *container.get("args", ())]
+    # `r1` of the image is this environment's, run from the checkout.
+    return [sys.executable, "-m", "r1_serve.cli", *command[1:]] if command[0] == "r1" else command

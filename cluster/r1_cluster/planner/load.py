@@ -1,0 +1,166 @@
+"""What one deployment does at a load: open arrivals at a steady rate, from the performance model's steps.
+
+With R sequences running in an engine that writes L tokens a request, a decode step takes step(R), and every request
+brings one prompt's prefill, s seconds:
+
+    TPOT = step(R) + R / L x s        each step ends R / L requests and brings as many new prompts, which share it
+    rate = R / (L x TPOT)             Little's law
+
+so everything follows from R. Requests come and go independently: R spreads as a Poisson number does, and 95 % of the
+time at most R + 1.645 sqrt(R) run (the M/G/infinity queue; clumped arrivals spread more). Prompts that arrive during a
+prefill share the next one. A prompt waits for the step in progress (half of it on average), and for the backlog as in
+M/D/1, whose tail is taken to be exponential.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from r1_cluster.perf.serving import Station, Workload, station, transfer_seconds
+from r1_cluster.perf.step import Batch, Engine
+from r1_cluster.planner.demand import Demand
+from r1_cluster.planner.memory import Memory
+
+Z95 = 1.645
+ROUNDS = 5  # of the fixed point of prompts that share a prefill
+GRAPHED = 512  # sequences of a rank that vLLM captures CUDA graphs for by default
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """``gangs`` equal engines that decode, and prefill too unless ``prefill`` engines do."""
+
+    engine: Engine
+    memory: Memory
+    gangs: int
+    prefill: Engine | None = None
+    prefill_memory: Memory | None = None
+    prefill_gangs: int = 0
+
+    @property
+    def gpus(self) -> int:
+        return self.gangs * self.engine.split.gpus + (
+            self.prefill_gangs * self.prefill.split.gpus if self.prefill else 0
+        )
+
+    @property
+    def label(self) -> str:
+        each = _times(self.gangs, str(self.engine.split))
+        return f"{_times(self.prefill_gangs, str(self.prefill.split))} prefill + {each}" if self.prefill else each
+
+
+@dataclass(frozen=True)
+class Point:
+    """One operating point. ``running``: sequences of one decoding gang; rates and tokens/s of the whole deployment."""
+
+    running: float
+    rate: float
+    tokens_per_second: float
+    ttft_mean: float
+    ttft_p95: float
+    tpot_mean: float
+    tpot_p95: float
+    ttfa_mean: float
+    ttfa_p95: float
+    prefill_load: float
+    kv_used: float
+
+
+def point(deployment: Deployment, demand: Demand, running: float) -> Point:
+    """The steady state with ``running`` sequences in each decoding gang."""
+    engine, prefill = deployment.engine, deployment.prefill
+    now = _steady(deployment, demand, running)
+    surge = _steady(deployment, demand, surged(running, demand))
+    added = (prefill or engine).overheads
+    fixed = added.ttft + now.step / 2 + added.balance * now.tpot * (engine.split.data > 1)
+    if prefill:
+        fixed += added.handover + transfer_seconds(prefill, demand.prompt) + added.wide_prefill * prefill.wide
+    elif added.mixed:
+        fixed += now.step
+    backlog = now.load * now.each / (2 * (1 - now.load)) if now.load < 1 else math.inf
+    tail = backlog / now.load * math.log(now.load / 0.05) if 0.05 < now.load < 1 else backlog
+    longest = station(prefill or engine, _prompt(demand.prompt_p95, demand), 1.0, now.beside)
+    ttft = fixed + now.ahead.together * (1 + now.occupied / 2) + backlog
+    slow = max(now.ahead.together, longest.together) + now.ahead.together * (now.occupied > 0.05)
+    ttft_p95 = fixed + slow + max(backlog, tail)
+    return Point(
+        running=running,
+        rate=now.rate * deployment.gangs,
+        tokens_per_second=now.rate * deployment.gangs * demand.output,
+        ttft_mean=ttft,
+        ttft_p95=ttft_p95,
+        tpot_mean=now.tpot,
+        tpot_p95=surge.tpot,
+        ttfa_mean=ttft + demand.thinking * now.tpot,
+        ttfa_p95=max(ttft_p95, ttft + demand.thinking_p95 * now.tpot),
+        prefill_load=now.load,
+        kv_used=running / engine.split.data * demand.context / max(1, deployment.memory.kv_tokens),
+    )
+
+
+def most_running(deployment: Deployment, demand: Demand) -> float:
+    """Sequences a gang may run on average so that surges fit its KV cache and its CUDA graphs 95 % of the time.
+
+    n sequences of a rank hold n c tokens, with a spread of sqrt(n c2) where c2 is the mean square of a context.
+    """
+    wide = Z95 * math.sqrt(demand.dispersion)
+    kv, spread = deployment.memory.kv_tokens, wide * math.sqrt(demand.context_square)
+    root = (-spread + math.sqrt(spread**2 + 4 * demand.context * kv)) / (2 * demand.context)
+    graphs = (-wide + math.sqrt(wide**2 + 4 * GRAPHED)) / 2
+    return min(root**2, graphs**2) * deployment.engine.split.data
+
+
+def surged(running: float, demand: Demand) -> float:
+    """How many run at most, 95 % of the time, where ``running`` do on average."""
+    return running + Z95 * math.sqrt(demand.dispersion * running)
+
+
+@dataclass(frozen=True)
+class _Steady:
+    """One decoding gang, in steady state: requests/s, its decode step, and the station its prompts pass.
+
+    ``load``: share of the prefill capacity in use; ``occupied``: of the time that prompts are in a step; ``each``:
+    seconds a prompt takes when as many as fit share a step.
+    """
+
+    rate: float
+    tpot: float
+    step: float
+    ahead: Station
+    each: float
+    load: float
+    occupied: float
+    beside: Batch | None
+
+
+def _steady(deployment: Deployment, demand: Demand, running: float) -> _Steady:
+    step = deployment.engine.decode_seconds(running, demand.context)
+    prompt, arriving = _prompt(demand.prompt, demand), running / demand.output
+    if deployment.prefill is None:  # `arriving` prompts share each step, or a step in 1 / `arriving` has one
+        beside = Batch.decodes(running, demand.context)
+        full = station(deployment.engine, prompt, math.inf, beside)
+        ahead = station(deployment.engine, prompt, arriving, beside)
+        tpot = step + arriving * ahead.service
+        rate, occupied = arriving / tpot, min(1.0, arriving)
+        each = min(full.service, ahead.service)
+        return _Steady(rate, tpot, step, ahead, each, max(rate * each, arriving / full.count), occupied, beside)
+    rate = arriving / step
+    load = rate * deployment.gangs / deployment.prefill_gangs  # requests/s of one prefill engine
+    full = station(deployment.prefill, prompt, math.inf)
+    together = 1.0
+    for _ in range(ROUNDS):  # those that arrive during a prefill share the next
+        ahead = station(deployment.prefill, prompt, together)
+        together = min(full.count, max(1.0, load * ahead.together))
+    each, occupied = min(full.service, ahead.service), min(1.0, load * ahead.service)
+    return _Steady(rate, step, step, ahead, each, load * each, occupied, None)
+
+
+def _prompt(tokens: float, demand: Demand) -> Workload:
+    whole = max(2, round(tokens))
+    share = demand.cached / demand.prompt if demand.prompt else 0.0
+    return Workload(whole, max(1, round(demand.output)), 1, min(whole - 1, int(whole * share)))
+
+
+def _times(count: int, layout: str) -> str:
+    return f"{count} x {layout}" if count > 1 else layout

@@ -1,0 +1,26 @@
+"""A discrete-event simulator of a whole fleet under the router's own code: what a Plan does with a Workload.
+
+Start at ``simulation.py``, the event loop. ``gang.py`` is vLLM's scheduler over a data-parallel gang, ``costs.py`` what
+its steps take, ``events.py`` what else happens to a fleet, ``metrics.py`` and ``report.py`` what comes of it.
+"""
+
+from __future__ import annotations
+
+from r1_cluster.simulator.costs import Linear
+from r1_cluster.simulator.events import Drain, Failure, Scaler, Scenario, Seen, Threshold
+from r1_cluster.simulator.metrics import Slo
+from r1_cluster.simulator.report import Report
+from r1_cluster.simulator.simulation import Simulation
+
+__all__ = [
+    "Drain",
+    "Failure",
+    "Linear",
+    "Report",
+    "Scaler",
+    "Scenario",
+    "Seen",
+    "Simulation",
+    "Slo",
+    "Threshold",
+]

@@ -1,0 +1,134 @@
+"""Seconds of an engine's steps, as a simulation asks for them millions of times.
+
+A decode step is exactly linear in the cached tokens once the number of sequences is given (``r1_cluster.perf``), so two
+looks at the model give a line, remembered by count. What prompts add to a step is remembered by rounded lengths.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from r1_cluster.catalog import gpu, model
+from r1_cluster.perf.layout import Split
+from r1_cluster.perf.step import Batch, Engine
+from r1_cluster.plan import Plan, PlanError, Pool
+
+
+class Costs(Protocol):
+    """What a gang takes. ``kv_tokens``: of one rank. ``first_token_s``: a first token's way besides the steps."""
+
+    @property
+    def kv_tokens(self) -> int: ...
+    @property
+    def first_token_s(self) -> float: ...
+
+    def line(self, sequences: int) -> tuple[float, float]:
+        """Seconds of a decode step: a + b x cached tokens of the whole gang."""
+
+    def prefill(self, sequences: int, tokens: int, past: int, ranks: int) -> float:
+        """Seconds that ``tokens`` new prompt tokens after ``past`` cached ones, on ``ranks`` ranks, add to a step."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Seconds a step, a sequence in it, a KV token read and a prompt token computed: what a calibration measures."""
+
+    step_s: float
+    sequence_s: float
+    kv_token_s: float
+    prompt_token_s: float
+    kv_tokens: int
+    first_token_s: float = 0.0
+
+    def line(self, sequences: int) -> tuple[float, float]:
+        return self.step_s + self.sequence_s * sequences, self.kv_token_s
+
+    def prefill(self, sequences: int, tokens: int, past: int, ranks: int) -> float:
+        return self.prompt_token_s * tokens / ranks + self.kv_token_s * past
+
+
+@dataclass
+class Modelled:
+    """By the performance model."""
+
+    engine: Engine
+    kv_tokens: int
+    _lines: dict[int, tuple[float, float]] = field(default_factory=dict)
+    _prefills: dict[tuple[int, int, int, int], float] = field(default_factory=dict)
+
+    @property
+    def first_token_s(self) -> float:
+        return self.engine.overheads.ttft
+
+    def line(self, sequences: int) -> tuple[float, float]:
+        n = sequences if sequences < 64 else _rounded(sequences, 1.02)
+        line = self._lines.get(n)
+        if line is None:
+            low, high = 256.0, 8192.0
+            a, b = self.engine.decode_seconds(n, low), self.engine.decode_seconds(n, high)
+            slope = (b - a) / (n * (high - low))
+            line = self._lines[n] = (a - slope * n * low, slope)
+        return line
+
+    def prefill(self, sequences: int, tokens: int, past: int, ranks: int) -> float:
+        n, m = _rounded(sequences, 2.0), _rounded(tokens, 1.1)
+        key = (n, m, _rounded(past, 1.5), _rounded(ranks, 1.25))
+        each = self._prefills.get(key)
+        if each is None:
+            running = Batch.decodes(n, 2048) if self.engine.overheads.mixed else Batch()
+            # Batch.prompts counts prompts of equal length: one a rank.
+            prompts = Batch.prompts(m / key[3], past=key[2], count=key[3], ranks=key[3])
+            added = self.engine.seconds(running.beside(prompts)) - self.engine.seconds(running)
+            each = self._prefills[key] = added * self.engine.overheads.prefill / m
+        return each * tokens
+
+
+# r1-nano on one core of a CPU: what `r1 rehearse` shows, to the order. `--profile` gives what was measured.
+NANO = Linear(step_s=0.008, sequence_s=0.0009, kv_token_s=2e-8, prompt_token_s=6e-5, kv_tokens=1)
+
+
+def costs_of(plan: Plan, pool: Pool, profile: Linear | None = None) -> Costs:
+    """Of one gang of ``pool``. Raises PlanError for an unknown model or GPU and for weights that do not fit."""
+    try:
+        shape = model(plan.model.checkpoint if plan.model.name not in plan.model.checkpoint else plan.model.name)
+        if plan.fleet.accelerator == "cpu":
+            size = (plan.fleet.kv_cache_gib_per_rank or 0) * 2**30
+            tokens = int(size / (shape.layers * shape.attention.kv_values * 4))
+            return _with_kv(profile or NANO, tokens)
+        card = gpu(plan.fleet.accelerator)
+    except ValueError as e:
+        raise PlanError(f"plan {plan.name}: {e}") from e
+    engine = Engine.of(shape, card, split_of(pool), "vllm")
+    known = {each.pool: each.kv_tokens for each in getattr(plan, "memory", ())}
+    data = pool.layout.data_parallel_size
+    tokens = known.get(pool.name) or engine.kv_tokens(utilization=plan.engine.gpu_memory_utilization) // data
+    if tokens < plan.engine.max_num_batched_tokens:
+        raise PlanError(
+            f"plan {plan.name}: {shape.name} as {pool.layout} on {card.name} leaves room for {tokens} KV tokens a "
+            "rank, less than one step works on: use more or larger GPUs, or r1 plan"
+        )
+    return _with_kv(profile, tokens) if profile else Modelled(engine, tokens)
+
+
+def split_of(pool: Pool) -> Split:
+    layout = pool.layout
+    span = layout.tensor_parallel_size * layout.data_parallel_size
+    expert = layout.expert_parallel_size
+    return Split(
+        tensor=layout.tensor_parallel_size,
+        data=layout.data_parallel_size,
+        expert_tensor=span // expert,
+        expert=expert,
+        pipeline=layout.pipeline_parallel_size,
+    )
+
+
+def _with_kv(profile: Linear, tokens: int) -> Linear:
+    return replace(profile, kv_tokens=tokens)
+
+
+def _rounded(value: int, growth: float) -> int:
+    """To the nearest of a geometric row."""
+    return 0 if value <= 0 else max(1, round(growth ** round(math.log(value) / math.log(growth))))

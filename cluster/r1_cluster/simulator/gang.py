@@ -1,0 +1,340 @@
+"""A data-parallel gang of simulated ranks: enough of vLLM's scheduler to know when each token comes.
+
+Continuous batching, chunked prefill, paged KV with preemption of the latest by recomputation, and a prefix cache in
+what is free. The ranks step together, at the pace of the fullest. Steps between two changes are alike but for the
+growing context, on which their time depends linearly: they are taken at once, by a closed formula.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from r1_cluster.simulator.costs import Costs
+from r1_cluster.simulator.job import Job
+
+MARK = 32  # steps between two remembered times
+MARKS = 4096
+BLOCK = 16  # tokens of a KV block; a sequence wastes half of its last one
+LONGEST = 4096  # steps taken at once, so that loads are reported
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one rank, by the plan."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    prefix_caching: bool
+
+
+class Rank:
+    """``context`` KV tokens of ``running`` sequences as of step ``since``; each grows by one a step."""
+
+    __slots__ = ("cache", "cached", "context", "prefilling", "reserved", "running", "since", "waiting")
+
+    def __init__(self) -> None:
+        self.running: dict[int, Job] = {}  # in the order they started
+        self.waiting: deque[Job] = deque()
+        self.prefilling: deque[Job] = deque()
+        self.context = self.since = self.reserved = 0
+        self.cache: OrderedDict[int, int] = OrderedDict()  # prefix group -> tokens of it held
+        self.cached = 0
+
+    @property
+    def seats(self) -> int:
+        return len(self.running) + len(self.prefilling)
+
+    @property
+    def load(self) -> int:
+        return len(self.running) + len(self.prefilling) + len(self.waiting)
+
+    def used(self, steps: int) -> int:
+        """KV tokens at the gang's step count, with what prompts under way have reserved."""
+        n = len(self.running)
+        return self.context + n * (steps - self.since) + self.reserved + n * BLOCK // 2
+
+
+class Gang:
+    """Steps by itself: call ``advance`` at ``due``, which moves with every ``submit``, ``advance``, ``fail``."""
+
+    def __init__(self, name: str, ranks: int, costs: Costs, limits: Limits, clock: Callable[[], float]) -> None:
+        self.name, self.costs, self.limits, self._clock = name, costs, limits, clock
+        self.ranks = [Rank() for _ in range(ranks)]
+        self.steps = 0  # done
+        self.at = 0.0  # when the last of them was
+        self.due = math.inf
+        self.step_s = 0.0
+        self.tokens = 0  # generated
+        self.preemptions = self.prompt_tokens = self.cached_tokens = 0
+        self.touched: set[int] = set()  # ranks whose load is not what was last reported
+        self.idle_since = 0.0
+        self._ahead = 0  # steps under way
+        self._running = 0
+        self._ends: list[tuple[int, int, Job]] = []
+        self._busy: set[int] = set()  # ranks with prompts waiting or under way
+        self._marks: deque[float] = deque(maxlen=MARKS)
+        self._marked = 0  # the step of the next mark
+
+    @property
+    def running(self) -> int:
+        return self._running
+
+    def steps_now(self) -> int:
+        """Done by now, between events too."""
+        if not self._ahead or self.step_s <= 0:
+            return self.steps
+        return self.steps + min(self._ahead - 1, max(0, int((self._clock() - self.at) / self.step_s)))
+
+    def submit(self, job: Job, rank: int, now: float) -> None:
+        """A job arrives: it joins at the next step."""
+        self.ranks[rank].waiting.append(job)
+        job.rank = rank
+        self._busy.add(rank)
+        self.touched.add(rank)
+        if not self._ahead:
+            self.at = now
+            self.steps = self._marked  # the pause lies between two marks
+            self._go()
+        elif self._ahead > 1:
+            self._shorten(now)
+
+    def advance(self) -> list[Job]:
+        """The steps under way are done. Returns the jobs that ended."""
+        k = self._ahead
+        self._mark(k)
+        self.steps += k
+        self.at = self.due
+        self.tokens += k * self._running
+        ended = self._finish()
+        if self._busy:
+            self._prefilled()
+        self._ahead = 0
+        self._go()
+        return ended
+
+    def fail(self) -> list[Job]:
+        """All ranks are gone, with all that was on them. Returns the jobs, with what they had generated."""
+        lost: list[Job] = []
+        for index, rank in enumerate(self.ranks):
+            for job in rank.running.values():
+                self._leave(job)
+                lost.append(job)
+            lost += [*rank.prefilling, *rank.waiting]
+            self.ranks[index] = Rank()
+        self._running = self._ahead = 0
+        self._ends.clear()
+        self._busy.clear()
+        self.due = math.inf
+        return lost
+
+    # Steps.
+
+    def _go(self) -> None:
+        """Decide on the next steps: one with prompts in it, or several alike until something happens."""
+        self._admit()
+        ranks, steps = self.ranks, self.steps
+        full = self._preempt()
+        n = self._running
+        chunk = self._chunk()
+        if not n and not chunk[0]:
+            self._ahead, self.due, self.step_s = 0, math.inf, 0.0
+            self.idle_since = self.at
+            return
+        fixed, slope = self.costs.line(n) if n else (0.0, 0.0)
+        widest = max(r.context + len(r.running) * (steps - r.since) for r in ranks)
+        per_step = slope * len(ranks)
+        if chunk[0]:
+            added = self.costs.prefill(n, *chunk)
+            self._ahead, self.step_s = 1, fixed + per_step * widest + added
+            self.due = self.at + self.step_s
+            return
+        k = min(LONGEST, full)
+        if self._ends:
+            k = min(k, self._ends[0][0] - steps)
+        self._ahead = max(1, k)
+        # Step i (from 0) reads the context grown by i: the sum over k of them is k steps of the mean context.
+        self._fixed, self._growth = fixed + per_step * widest, per_step * max(map(len, (r.running for r in ranks)))
+        self.due = self.at + self._time(self._ahead)
+        self.step_s = (self.due - self.at) / self._ahead
+
+    def _time(self, k: int) -> float:
+        return k * (self._fixed + self._growth * (k - 1) / 2)
+
+    def _shorten(self, now: float) -> None:
+        """End at the first step boundary from ``now`` on."""
+        elapsed = now - self.at
+        a, b = self._growth / 2, self._fixed - self._growth / 2
+        root = elapsed / b if a <= 0 else (math.sqrt(b * b + 4 * a * elapsed) - b) / (2 * a)
+        k = min(self._ahead, max(1, math.ceil(root - 1e-9)))
+        if k < self._ahead:
+            self._ahead = k
+            self.due = self.at + self._time(k)
+
+    def _chunk(self) -> tuple[int, int, int]:
+        """Prompt tokens of the next step, the cached ones before them on the busiest rank, ranks with any."""
+        tokens = past = ranks = 0
+        for index in self._busy:
+            rank = self.ranks[index]
+            if not rank.prefilling:
+                continue
+            room = max(1, self.limits.max_num_batched_tokens - len(rank.running))
+            mine = 0
+            for job in rank.prefilling:
+                mine += min(room - mine, job.to_prefill)
+                if mine >= room:
+                    break
+            first = rank.prefilling[0]
+            tokens, ranks = tokens + mine, ranks + 1
+            past = max(past, first.prompt + first.generated - first.to_prefill)
+        return tokens, past, ranks
+
+    def _prefilled(self) -> None:
+        """The step that is done had prompts in it: those that are through have their first token."""
+        for index in sorted(self._busy):
+            rank = self.ranks[index]
+            room = max(1, self.limits.max_num_batched_tokens - len(rank.running))
+            while rank.prefilling and room:
+                job = rank.prefilling[0]
+                done = min(room, job.to_prefill)
+                job.to_prefill -= done
+                room -= done
+                if job.to_prefill:
+                    break
+                rank.prefilling.popleft()
+                self._start(job, rank)
+            if not rank.prefilling and not rank.waiting:
+                self._busy.discard(index)
+
+    def _start(self, job: Job, rank: Rank) -> None:
+        held = job.prompt + job.generated
+        rank.reserved -= held
+        self._settle(rank)
+        self._remember(rank, job)
+        job.gang, job.base = self, self.steps - job.generated - 1
+        self.tokens += 1
+        if job.first_at < 0:
+            job.first_at = self.at
+        rank.running[job.number] = job
+        rank.context += held + 1
+        self._running += 1
+        self.touched.add(job.rank)
+        heapq.heappush(self._ends, (job.base + job.total, job.number, job))
+
+    def _finish(self) -> list[Job]:
+        ended: list[Job] = []
+        ends = self._ends
+        while ends and ends[0][0] <= self.steps:
+            step, _, job = heapq.heappop(ends)
+            if job.gang is self and job.base + job.total == step:
+                self._leave(job)
+                ended.append(job)
+        return ended
+
+    def _leave(self, job: Job) -> None:
+        rank = self.ranks[job.rank]
+        self._settle(rank)
+        answers = job.base + job.thinking_tokens + 1
+        if job.answer_at < 0 and answers <= self.steps:
+            job.answer_at = max(job.first_at, self.time_of(answers))
+        job.generated = self.steps - job.base
+        job.gang = None
+        del rank.running[job.number]
+        rank.context -= job.prompt + job.generated
+        self._running -= 1
+        self.touched.add(job.rank)
+
+    def _settle(self, rank: Rank) -> None:
+        rank.context += len(rank.running) * (self.steps - rank.since)
+        rank.since = self.steps
+
+    # KV.
+
+    def _admit(self) -> None:
+        """Waiting jobs go to prefill while there are seats and KV for their prompts."""
+        for index in self._busy:
+            rank = self.ranks[index]
+            while rank.waiting and rank.seats < self.limits.max_num_seqs:
+                job = rank.waiting[0]
+                held = job.prompt + job.generated
+                if rank.used(self.steps) + held > self.costs.kv_tokens and rank.seats:
+                    break
+                rank.waiting.popleft()
+                job.cached = self._cached(rank, job)
+                job.to_prefill = max(1, held - job.cached)
+                self.prompt_tokens += held
+                self.cached_tokens += job.cached
+                rank.reserved += held
+                rank.prefilling.append(job)
+                self._trim(rank)
+
+    def _preempt(self) -> int:
+        """Make room for the next step on every rank; returns how many steps there is room for on all of them."""
+        least, kv = 1 << 60, self.costs.kv_tokens
+        for rank in self.ranks:
+            n = len(rank.running)
+            if not n:
+                continue
+            free = kv - rank.used(self.steps)
+            while free < n and n > 1:
+                job = next(reversed(rank.running.values()))
+                self._leave(job)
+                job.preemptions += 1
+                self.preemptions += 1
+                rank.waiting.appendleft(job)
+                self._busy.add(job.rank)
+                n -= 1
+                free = kv - rank.used(self.steps)
+            room = free // n
+            least = min(least, room)
+        return max(1, least)
+
+    def _cached(self, rank: Rank, job: Job) -> int:
+        group, tokens = job.prefix
+        held = rank.cache.get(group, 0) if tokens and self.limits.prefix_caching else 0
+        if held:
+            rank.cache.move_to_end(group)
+        return min(held, tokens, job.prompt - 1) // BLOCK * BLOCK
+
+    def _remember(self, rank: Rank, job: Job) -> None:
+        group, tokens = job.prefix
+        if tokens and self.limits.prefix_caching:
+            old = rank.cache.get(group, 0)
+            rank.cache[group] = max(old, tokens)
+            rank.cache.move_to_end(group)
+            rank.cached += max(0, tokens - old)
+            self._trim(rank)
+
+    def _trim(self, rank: Rank) -> None:
+        """Blocks nobody uses live in what is free, the least recently used forgotten first."""
+        room = max(0, self.costs.kv_tokens - rank.used(self.steps))
+        while rank.cached > room:
+            rank.cached -= rank.cache.popitem(last=False)[1]
+
+    # Times of steps that had no event.
+
+    def time_of(self, step: int) -> float:
+        """When ``step`` was done, between marks by a straight line; the oldest known where it is too long ago."""
+        if not self._marks:
+            return self.at
+        first = self._marked - MARK * len(self._marks)
+        if step <= first:
+            return self._marks[0]
+        index, within = divmod(step - first, MARK)
+        if index >= len(self._marks) - 1:
+            last_step, last = self._marked - MARK, self._marks[-1]
+            share = (step - last_step) / max(1, self.steps - last_step)
+            return last + (self.at - last) * min(1.0, share)
+        left, right = self._marks[index], self._marks[index + 1]
+        return left + (right - left) * within / MARK
+
+    def _mark(self, k: int) -> None:
+        """Remember the times of the marks among the next ``k`` steps, which end at ``due``."""
+        end = self.steps + k
+        while self._marked <= end:
+            share = (self._marked - self.steps) / k
+            self._marks.append(self.at + (self.due - self.at) * share)
+            self._marked += MARK

@@ -1,0 +1,76 @@
+"""What came of a simulation, as one value and as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from r1_cluster.plan import Plan
+from r1_cluster.simulator.metrics import Metrics
+from r1_cluster.workload import Workload
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Report:
+    """``window``: output tokens and seconds between the arrivals of a fifth of the requests and of the last one, where
+    the fleet neither fills nor empties. ``gpus``: at the start."""
+
+    plan: Plan
+    workload: Workload
+    seed: int
+    requests: int
+    gpus: int
+    simulated_seconds: float
+    metrics: Metrics
+    window: tuple[int, float] | None
+    preemptions: int
+    prompt_tokens: int
+    cached_tokens: int
+
+    @property
+    def throughput(self) -> float:
+        """Output tokens/s over the window, or over all where it has no length."""
+        tokens, seconds = self.window or (0, 0.0)
+        if tokens and seconds > 0.05 * self.simulated_seconds:
+            return tokens / seconds
+        return self.metrics.output_tokens / self.simulated_seconds if self.simulated_seconds else 0.0
+
+    @property
+    def good_share(self) -> float:
+        """Of all requests, refused ones included, those that kept the SLO."""
+        return self.metrics.good / self.requests if self.requests else 0.0
+
+    def as_dict(self, wall_seconds: float) -> dict[str, Any]:
+        """Times in seconds, throughput in output tokens/s, goodput in good requests/s."""
+        m, seconds = self.metrics, self.simulated_seconds or 1.0
+        return {
+            "plan": self.plan.name,
+            "plan_hash": self.plan.hash,
+            "workload": self.workload.name,
+            "workload_hash": self.workload.hash,
+            "seed": self.seed,
+            "gpus": self.gpus,
+            "requests": self.requests,
+            "completed": m.ended,
+            "refused": dict(sorted(m.refused.items())),
+            "unfinished": self.requests - m.ended - sum(m.refused.values()),
+            "throughput": round(self.throughput, 3),
+            "throughput_per_gpu": round(self.throughput / self.gpus, 3),
+            "requests_per_second": round(m.ended / seconds, 6),
+            "goodput": round(m.good / seconds, 6),
+            "good_share": round(self.good_share, 6),
+            "slo": {n: v for n in ("ttft", "tpot", "ttfa") if (v := getattr(m.slo, n)) != float("inf")},
+            "ttft": m.ttft.summary(),
+            "ttfa": m.ttfa.summary(),
+            "tpot": m.tpot.summary(),
+            "latency": m.total.summary(),
+            "thinking_tokens": m.thinking.summary(),
+            "thoughts_cut": round(m.cut / m.ended, 6) if m.ended else 0.0,
+            "output_tokens": m.output_tokens,
+            "prompt_tokens": self.prompt_tokens,
+            "cached_prompt_share": round(self.cached_tokens / self.prompt_tokens, 6) if self.prompt_tokens else 0.0,
+            "preemptions": self.preemptions,
+            "moved": m.moved,
+            "simulated_seconds": round(self.simulated_seconds, 6),
+            "wall_seconds": round(wall_seconds, 3),
+        }

@@ -1,0 +1,1 @@
+"""The routed experts of a MoE layer: two grouped GEMMs with everything between and after them fused in."""
