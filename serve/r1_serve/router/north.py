@@ -11,11 +11,12 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from r1_serve.errors import BodyTooLarge, InternalError, InvalidRequest, R1Error
+from r1_serve.errors import BodyTooLarge, ClientStalled, InternalError, InvalidRequest, R1Error
 from r1_serve.protos import reasoning_pb2 as pb
 from r1_serve.router import status
 from r1_serve.router.call import Call, Event, Finished
 from r1_serve.router.choice import Kind
+from r1_serve.router.http.chat import stalled
 from r1_serve.router.request_id import HEADER, request_id
 from r1_serve.router.service import Service
 from r1_serve.router.tenants import bearer
@@ -68,6 +69,9 @@ class Reasoning:
             )
             try:
                 await self._stream(call, context)
+            except ClientStalled as e:
+                call.fail(e)
+                raise
             finally:
                 call.cancel()
         except R1Error as e:
@@ -82,9 +86,14 @@ class Reasoning:
     async def _stream(self, call: Call, context: grpc.aio.ServicerContext) -> None:
         started = pb.Started(request_id=call.request_id, model=call.model.name, created_unix_s=call.created)
         await context.write(pb.ChatEvent(started=started))
+        stall_s, now = self._service.settings.stall_s, asyncio.get_running_loop().time
         while events := await call.take():
-            for event in events:
-                await context.write(_message(event))
+            try:
+                async with asyncio.timeout_at(now() + stall_s):  # a write waits for the client's window
+                    for event in events:
+                        await context.write(_message(event))
+            except TimeoutError:
+                raise stalled(stall_s) from None
             if len(self._service.calls) > COALESCE_ABOVE_CALLS and not call.ended:
                 await asyncio.sleep(COALESCE_S)
         context.set_trailing_metadata((("r1-route", call.route),))
@@ -139,7 +148,12 @@ def _message(event: Event) -> pb.ChatEvent:
 def _usage(usage: Usage) -> pb.Usage:
     fields = dataclasses.asdict(usage)
     budget = fields.pop("thinking_budget")
-    return pb.Usage(**fields, thinking_budget_asked=budget["asked"], thinking_budget_applied=budget["applied"])
+    return pb.Usage(
+        **fields,
+        thinking_budget_asked=budget["asked"],
+        thinking_budget_applied=budget["applied"],
+        reasoning_effort=budget["effort"],
+    )
 
 
 def _body(data: bytes, limit: int) -> dict[str, Any]:
