@@ -16,7 +16,7 @@ INSTALL := VENV=$(VENV) PYTHON=$(PYTHON) requirements/install.sh
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install serve test test-slow check format nano topology bench-router failover observability chart-check chart-schema kernels-aot test-interpret bench-kernels lock protos clean
+.PHONY: help install serve test test-slow check format nano topology bench-router bench-peers failover observability chart-check chart-schema kernels-aot test-interpret bench-kernels lock protos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ topology: $(VENV)/.dev ## the same held-out prompts on every shipped layout: ans
 
 bench-router: $(VENV)/.dev ## the router alone under a synthetic fleet: CPU a token, added latency, memory; ARGS=--write
 	@$(BIN)/python -m r1_bench.router $(ARGS)
+
+bench-peers: $(VENV)/.dev ## the nano stack beside vLLM's server, vllm-router and Ray Serve LLM, in turns; ARGS=--write
+	@$(BIN)/python -m r1_bench.peers $(ARGS)
 
 failover: $(VENV)/.dev ## kill ranks under STREAMS=64 greedy streams on FAILOVER_PLAN: anything lost, repeated, different?
 	@$(BIN)/python -m r1_bench.failover --streams $(STREAMS) --plan $(FAILOVER_PLAN) $(ARGS)
