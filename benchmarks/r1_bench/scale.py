@@ -107,16 +107,8 @@ def main() -> None:
     rows = []
     for size in args.sizes:
         for refresh in args.refresh:
-            command = [
-                sys.executable,
-                "-m",
-                "r1_bench.scale",
-                "--one",
-                "--plan",
-                args.plan,
-                "--workload",
-                args.workload,
-            ]
+            command = [sys.executable, "-m", "r1_bench.scale", "--one", "--workload", args.workload]
+            command += ["--plan", args.plan] if args.plan else []
             command += ["--per-gpu", str(args.per_gpu), "--refresh", str(refresh), "--sizes", str(size)]
             command += ["--requests", str(args.requests)] if args.requests else []
             done = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -57,7 +57,7 @@ class Rank:
 
     def view(self) -> RankView:
         """The same object as long as nothing has changed: a router of many ranks then looks at what did."""
-        state = (len(self._work), self.load, self.draining, self.last_pick)
+        state = (len(self._work), self.load, self.draining, self.last_pick, self.hello.capacity.kv_tokens)
         if self._view is not None and self._viewed == state:
             return self._view
         self._viewed = state
