@@ -59,7 +59,8 @@ class Rank:
 
     def view(self) -> RankView:
         """The same object as long as nothing has changed: a router of many ranks then looks at what did."""
-        state = (len(self._work), self.others, self.load, self.draining, self.last_pick)
+        kv_tokens = self.hello.capacity.kv_tokens
+        state = (len(self._work), self.others, self.load, self.draining, self.last_pick, kv_tokens)
         if self._view is not None and self._viewed == state:
             return self._view
         self._viewed = state
@@ -74,7 +75,7 @@ class Rank:
             running=self.load.running,
             waiting=self.load.waiting + under_way,
             kv_usage=self.load.kv_usage,
-            kv_tokens=self.hello.capacity.kv_tokens,
+            kv_tokens=kv_tokens,
             step_time_s=self.load.step_time_us / 1e6,
             draining=self.draining,
             last_pick=self.last_pick,
