@@ -68,6 +68,8 @@ spec:
         - {name: RAY_COLOR_PREFIX, value: "0"}
         # A process may see the accelerators of its pod: Serve's own hold none.
         - {name: RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO, value: "0"}
+        # The preStop hook has drained already; Ray would wait half a minute more for its Serve controller.
+        - {name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S, value: "0"}
         - {name: HOME, value: /home/r1}
         - {name: R1_RUN_DIR, value: /tmp/r1}
         - {name: R1_LOG_FORMAT, value: json}
