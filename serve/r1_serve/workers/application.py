@@ -67,6 +67,20 @@ def build(plan: Plan, pool: Pool, settings: WorkerSettings, *, threads: int = 1)
     return deployment.bind(plan.model_dump_json(), pool.name, settings.model_dump_json())
 
 
+def _servable(plan: Plan, settings: WorkerSettings) -> WorkerSettings:
+    """``settings``, where these workers can serve ``plan`` under them. Raises StartupError."""
+    if plan.separate:
+        raise StartupError(
+            f"plan {plan.name} has prefill and decode pools, and these workers do not hand over KV: plan with "
+            "`r1 plan --pools unified`, or run the lines of `r1 plan --emit vllm-command`"
+        )
+    most = settings.max_gangs
+    for pool in plan.pools:
+        if most is not None and most < pool.gangs:
+            raise StartupError(f"R1_MAX_GANGS is {most}, below the plan's {pool.gangs} gangs of pool {pool.name}")
+    return settings
+
+
 class ServeArguments(BaseModel):
     """``args`` of an application in a Serve config file, such as a RayService's ``serveConfigV2``."""
 
@@ -87,7 +101,8 @@ def configured(args: ServeArguments) -> Any:
     found = [pool for pool in plan.pools if args.pool in (None, pool.name)]
     if len(found) != 1:
         raise StartupError(f"args.pool is {args.pool}: plan {plan.name} has {', '.join(p.name for p in plan.pools)}")
-    return build(plan, found[0], load(WorkerSettings, routers=args.routers), threads=args.threads)
+    settings = _servable(plan, load(WorkerSettings, routers=args.routers))
+    return build(plan, found[0], settings, threads=args.threads)
 
 
 def app_name(plan: Plan, pool: Pool) -> str:
@@ -103,16 +118,7 @@ def deploy(plan: Plan, *, routers: str | None = None, threads: int = 1) -> None:
     from ray import serve
     from ray.serve.config import ProxyLocation
 
-    if plan.separate:
-        raise StartupError(
-            f"plan {plan.name} has prefill and decode pools, and these workers do not hand over KV: plan with "
-            "`r1 plan --pools unified`, or run the lines of `r1 plan --emit vllm-command`"
-        )
-    settings = load(WorkerSettings, routers=routers)
-    most = settings.max_gangs
-    for pool in plan.pools:
-        if most is not None and most < pool.gangs:
-            raise StartupError(f"R1_MAX_GANGS is {most}, below the plan's {pool.gangs} gangs of pool {pool.name}")
+    settings = _servable(plan, load(WorkerSettings, routers=routers))
     serve.start(proxy_location=ProxyLocation.Disabled)
     for pool in plan.pools:
         name = app_name(plan, pool)
