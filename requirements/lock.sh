@@ -20,7 +20,7 @@ cat requirements/cpu.lock requirements/dev.lock >"$part/all" 2>/dev/null || true
 
 # A GPU image differs where vLLM's CUDA build does: PyTorch's own wheels, other kernels, another compiler.
 cp requirements/gpu.lock "$part/gpu" 2>/dev/null || true
-.venv/bin/uv pip compile pyproject.toml - --extra gpu --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+.venv/bin/uv pip compile pyproject.toml - --extra gpu --extra traces --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
   --no-header --no-annotate --quiet ${UPGRADE:+--upgrade} -o "$part/gpu" <<<"setuptools>=77" >/dev/null
 
 write() { # write NAME TITLE <PACKAGES

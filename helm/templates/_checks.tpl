@@ -34,11 +34,18 @@ a crash loop. Shapes and unknown keys are values.schema.json's part.
 {{- end -}}
 
 {{- $model := index $facts.models $plan.model.name | default (index $facts.models (lower (base $plan.model.checkpoint))) -}}
+{{- $domain := max $perNode (int ($plan.fleet.nvlink_domain | default 0)) | int -}}
 {{- $nodes := 0 -}}
 {{- range $i, $pool := include "r1.pools" . | fromJsonArray -}}
 {{- $key := printf "plan.pools[%d].layout" $i -}}
-{{- if gt (int $pool.tp) $perNode -}}
-{{- fail (printf "%s.tensor_parallel_size: %d, more than the %d accelerators of a node: tensor parallelism stays in a node" $key (int $pool.tp) $perNode) -}}
+{{- if ne $pool.role "unified" -}}
+{{- fail (printf "plan.pools[%d].role: %s; these workers do not hand over KV: plan with `r1 plan --pools unified`" $i $pool.role) -}}
+{{- end -}}
+{{- if gt (int $pool.tp) $domain -}}
+{{- fail (printf "%s.tensor_parallel_size: %d, more than the %d accelerators of a node (or of plan.fleet.nvlink_domain): tensor parallelism stays there" $key (int $pool.tp) $domain) -}}
+{{- end -}}
+{{- if and $v.ray.autoscaler.enabled (lt (int $v.ray.autoscaler.maxGangs) (int $pool.gangs)) -}}
+{{- fail (printf "ray.autoscaler.maxGangs: %d, below the plan's %d gangs of pool %s" (int $v.ray.autoscaler.maxGangs) (int $pool.gangs) $pool.name) -}}
 {{- end -}}
 {{- if not (has (int $pool.ep) (list 1 (mul $pool.tp $pool.dp | int))) -}}
 {{- fail (printf "%s.expert_parallel_size: %d; use 1 or tensor x data = %d" $key (int $pool.ep) (mul $pool.tp $pool.dp)) -}}
@@ -113,9 +120,6 @@ a crash loop. Shapes and unknown keys are values.schema.json's part.
 {{- if and (eq $ray.scheduling.type "kueue") $ray.autoscaler.enabled -}}
 {{- fail "ray.autoscaler.enabled: Kueue admits a cluster of a fixed size: turn one of them off" -}}
 {{- end -}}
-{{- if and $ray.autoscaler.enabled (gt (int $ray.autoscaler.minGangs) (int $ray.autoscaler.maxGangs)) -}}
-{{- fail (printf "ray.autoscaler.maxGangs: %d is below minGangs %d" (int $ray.autoscaler.maxGangs) (int $ray.autoscaler.minGangs)) -}}
-{{- end -}}
 
 {{- $outside := ternary "ingress.enabled" (ternary "gateway.enabled" "" $v.gateway.enabled) $v.ingress.enabled -}}
 {{- if and $outside (not $v.tenants.existingSecret) (not $v.tenants.anonymous) -}}
@@ -156,7 +160,7 @@ a crash loop. Shapes and unknown keys are values.schema.json's part.
 {{- $dp := int ($layout.data_parallel_size | default 1) -}}
 {{- $all := mul $tp $dp ($layout.pipeline_parallel_size | default 1) | int -}}
 {{- $hosts := ternary (div $all $perNode | int) 1 (gt $all $perNode) -}}
-{{- $pools = append $pools (dict "name" (.name | default "main") "gangs" (int (.gangs | default 1)) "tp" $tp "dp" $dp
+{{- $pools = append $pools (dict "name" (.name | default "main") "role" (.role | default "unified") "gangs" (int (.gangs | default 1)) "tp" $tp "dp" $dp
     "ep" (int ($layout.expert_parallel_size | default 1)) "accelerators" $all "hosts" $hosts "perPod" (div $all $hosts | int)) -}}
 {{- end -}}
 {{- $pools | toJson -}}

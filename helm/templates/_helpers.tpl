@@ -53,9 +53,23 @@ app.kubernetes.io/component: {{ . }}
 {{- end -}}
 {{- end -}}
 
-{{/* A plan's short name for objects and files: the plan's content, whatever its YAML looked like. */}}
+{{/* A plan's short name for objects and files: what serves, without the name and the planner's notes. */}}
 {{- define "r1.hash" -}}
+{{- if kindIs "map" . -}}
+{{- omit . "name" "reasons" "memory" "predicted" | toJson | sha256sum | trunc 10 -}}
+{{- else -}}
 {{- . | toJson | sha256sum | trunc 10 -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The plan and those it replaces, each once: a JSON list. */}}
+{{- define "r1.plans" -}}
+{{- $plans := list -}}{{- $seen := list -}}
+{{- range prepend .Values.previousPlans .Values.plan -}}
+{{- $hash := include "r1.hash" . -}}
+{{- if not (has $hash $seen) -}}{{- $plans = append $plans . -}}{{- $seen = append $seen $hash -}}{{- end -}}
+{{- end -}}
+{{- $plans | toJson -}}
 {{- end -}}
 
 {{- define "r1.planFile" -}}

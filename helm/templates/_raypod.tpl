@@ -71,6 +71,12 @@ spec:
         - {name: HOME, value: /home/r1}
         - {name: R1_RUN_DIR, value: /tmp/r1}
         - {name: R1_LOG_FORMAT, value: json}
+        {{- with $.Values.monitoring.otlpEndpoint }}
+        - {name: R1_OTLP_ENDPOINT, value: {{ . | quote }}}
+        {{- end }}
+        {{- if $.Values.ray.autoscaler.enabled }}
+        - {name: R1_MAX_GANGS, value: {{ $.Values.ray.autoscaler.maxGangs | int | quote }}}
+        {{- end }}
         {{- if $worker }}
         - {name: R1_LEAVE_S, value: {{ $pod.leaveSeconds | int | quote }}}
         - name: VLLM_HOST_IP

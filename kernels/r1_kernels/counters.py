@@ -5,16 +5,19 @@ from __future__ import annotations
 import torch
 
 SIZE = 1 << 16
-_made: dict[tuple[torch.device, int], torch.Tensor] = {}
+_made: dict[torch.device, torch.Tensor] = {}
 
 
 def counters(device: torch.device) -> torch.Tensor:
-    """The counters of the current stream on `device`, [SIZE] int32: zero between kernels, so no launch clears them.
+    """The counters of `device`, [SIZE] int32: zero between kernels, so that no launch has to clear them.
 
-    One buffer a stream: kernels of one stream do not overlap. Made on first use, so warm up before capturing a graph.
+    One buffer a device: two kernels that use it must not overlap, so call the operators from one stream at a time.
+    Raises: RuntimeError where it would be made during a graph capture, which does not run what clears it.
     """
-    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-    key = (device, stream)
-    if key not in _made:
-        _made[key] = torch.zeros(SIZE, dtype=torch.int32, device=device)
-    return _made[key]
+    if device not in _made:
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                "call the operator once, or r1_kernels.counters.counters(device), before capturing a graph"
+            )
+        _made[device] = torch.zeros(SIZE, dtype=torch.int32, device=device)
+    return _made[device]

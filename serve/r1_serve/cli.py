@@ -15,6 +15,8 @@ from r1_cluster.plan import Plan, PlanError, shipped
 
 from r1_serve.launch import pods
 from r1_serve.planning.command import command as plan_command
+from r1_serve.simulation.capacity import command as capacity_command
+from r1_serve.simulation.command import command as simulate_command
 
 app = typer.Typer(
     name="r1",
@@ -155,6 +157,8 @@ def validate(
 
 app.command("plan")(plan_command)
 pods.add_to(app)
+app.command("simulate")(simulate_command)
+app.command("capacity")(capacity_command)
 
 
 def main() -> None:
@@ -167,12 +171,14 @@ def main() -> None:
 
 def _report(error: Exception) -> int:
     from r1_cluster.perf.runs import RunsError
+    from r1_cluster.routing import PolicyError
+    from r1_cluster.simulator import SimulationError
     from r1_cluster.workload import WorkloadError
 
     from r1_serve.errors import R1Error  # brings gRPC, which `r1 --help` does without
 
     text = " ".join(str(error).split())
-    if isinstance(error, R1Error | PlanError | RunsError | WorkloadError):
+    if isinstance(error, R1Error | PlanError | RunsError | PolicyError | SimulationError | WorkloadError):
         print(f"error: {text}", file=sys.stderr)
         return int(getattr(error, "exit_code", 2))
     log = LOGS / "bug.log"

@@ -54,12 +54,9 @@ class Local:
     gcs: int = field(default_factory=free_port)
     dashboard: int = field(default_factory=free_port)
     token: str = field(default_factory=lambda: secrets.token_hex(16))
+    agents: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        here = {"node-ip-address": LOOPBACK}
-        ports = [
-            {"metrics-export-port": str(free_port()), "dashboard-agent-listen-port": str(free_port())} for _ in "ab"
-        ]
         head = {"port": str(self.gcs), "dashboard-host": LOOPBACK, "dashboard-port": str(self.dashboard)}
         head["temp-dir"] = str(self.folder / "ray")
         overrides = {
@@ -69,8 +66,8 @@ class Local:
                 "attach": f"{LOOPBACK}:{self.grpc}",
             },
             "ray": {
-                "head": {"rayStartParams": here | head | ports[0]},
-                "worker": {"rayStartParams": here | ports[1]},
+                "head": {"rayStartParams": head | self._own_ports("head")},
+                "worker": {"rayStartParams": self._own_ports("worker")},
             },
         }
         self.rendered: Rendered = render(self.chart, merge(self.values, overrides))
@@ -78,68 +75,82 @@ class Local:
         self._mounts: dict[str, Path] = {}
 
     def head(self) -> subprocess.Popen[bytes]:
-        group = self.cluster["headGroupSpec"]
-        return self._run("head", group["template"]["spec"], ray_start("head", group, self.gcs))
+        return self._run("head", ray_start("head", self.cluster["headGroupSpec"], self.gcs))
 
     def worker(self) -> subprocess.Popen[bytes]:
-        group = self.cluster["workerGroupSpecs"][0]
-        return self._run("worker", group["template"]["spec"], ray_start("worker", group, self.gcs))
+        return self._run("worker", ray_start("worker", self.cluster["workerGroupSpecs"][0], self.gcs))
 
     def router(self) -> subprocess.Popen[bytes]:
-        spec = self.rendered.one("Deployment")["spec"]["template"]["spec"]
-        return self._run("router", spec, _command(spec["containers"][0]))
+        return self._run("router", _command(self._pod("router")["containers"][0]))
 
     def test(self) -> subprocess.CompletedProcess[str]:
         """The `helm test` Job, whose service names mean this machine here."""
-        spec = self.rendered.one("Job")["spec"]["template"]["spec"]
-        command = _command(spec["containers"][0])
-        return self._complete(spec, [part.replace(f"{RELEASE}:", f"{LOOPBACK}:") for part in command])
+        command = _command(self._pod("test")["containers"][0])
+        return self._complete("test", [part.replace(f"{RELEASE}:", f"{LOOPBACK}:") for part in command])
 
     def leave(self) -> subprocess.CompletedProcess[str]:
         """The worker's preStop hook."""
-        spec = self.cluster["workerGroupSpecs"][0]["template"]["spec"]
-        return self._complete(spec, spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"])
+        container = self._pod("worker")["containers"][0]
+        return self._complete("worker", _command({"command": container["lifecycle"]["preStop"]["exec"]["command"]}))
 
     def deploy(self) -> None:
         """What KubeRay does with ``serveConfigV2``."""
         config = yaml.safe_load(self._localised(self.rendered.one("RayService")["spec"]["serveConfigV2"]))
-        response = httpx.put(f"{self._api}/api/serve/applications/", json=config, headers=self._bearer, timeout=60)
+        response = httpx.put(
+            f"{self.api}/api/serve/applications/", json=config, headers=self._bearer, timeout=60, trust_env=False
+        )
         response.raise_for_status()
 
     def applications(self) -> Value:
-        response = httpx.get(f"{self._api}/api/serve/applications/", headers=self._bearer, timeout=30)
+        response = httpx.get(f"{self.api}/api/serve/applications/", headers=self._bearer, timeout=30, trust_env=False)
         found: Value = response.json()["applications"] if response.status_code == 200 else {}
         return found
 
-    def probe(self, spec: Value, kind: str) -> int:
-        """HTTP status of a container's probe, on the port that `rayStartParams` moved it to."""
-        get = spec["containers"][0][kind]["httpGet"]
-        named = {port["name"]: port["containerPort"] for port in spec["containers"][0]["ports"]}
-        port = {"dashboard": self.dashboard}.get(get["port"], named.get(get["port"], get["port"]))
-        return httpx.get(f"http://{LOOPBACK}:{port}{get['path']}", timeout=5, trust_env=False).status_code
+    def probe(self, part: str, kind: str) -> int:
+        """HTTP status of a probe of ``head``, ``worker`` or ``router``, on the port that stands for the pod's."""
+        container = self._pod(part)["containers"][0]
+        get = container[kind]["httpGet"]
+        moved = {"dashboard": self.dashboard, 52365: self.agents.get(part), "http": self.http}
+        return httpx.get(f"http://{LOOPBACK}:{moved[get['port']]}{get['path']}", timeout=5, trust_env=False).status_code
 
     @property
     def url(self) -> str:
         return f"http://{LOOPBACK}:{self.http}"
 
     @property
-    def _api(self) -> str:
+    def api(self) -> str:
         return f"http://{LOOPBACK}:{self.dashboard}"
 
     @property
     def _bearer(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token}"}
 
-    def _run(self, name: str, spec: Value, command: list[str]) -> subprocess.Popen[bytes]:
-        environment, command = self._prepared(spec, command)
-        with (self.folder / f"{name}.log").open("wb") as log:
+    def _pod(self, part: str) -> Value:
+        templates: dict[str, Value] = {
+            "head": self.cluster["headGroupSpec"],
+            "worker": self.cluster["workerGroupSpecs"][0],
+            "router": self.rendered.one("Deployment")["spec"],
+            "test": self.rendered.one("Job")["spec"],
+        }
+        spec: Value = templates[part]["template"]["spec"]
+        return spec
+
+    def _own_ports(self, part: str) -> dict[str, str]:
+        """Ray's nodes share this machine."""
+        self.agents[part] = free_port()
+        return {"metrics-export-port": str(free_port()), "dashboard-agent-listen-port": str(self.agents[part])}
+
+    def _run(self, part: str, command: list[str]) -> subprocess.Popen[bytes]:
+        environment, command = self._prepared(part, command)
+        with (self.folder / f"{part}.log").open("wb") as log:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
-    def _complete(self, spec: Value, command: list[str]) -> subprocess.CompletedProcess[str]:
-        environment, command = self._prepared(spec, command)
+    def _complete(self, part: str, command: list[str]) -> subprocess.CompletedProcess[str]:
+        environment, command = self._prepared(part, command)
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
-    def _prepared(self, spec: Value, command: list[str]) -> tuple[dict[str, str], list[str]]:
+    def _prepared(self, part: str, command: list[str]) -> tuple[dict[str, str], list[str]]:
+        spec = self._pod(part)
         self._mount(spec)
         environment = {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -171,7 +182,7 @@ class Local:
 
     def _localised(self, text: str) -> str:
         """Paths below a mount, as they are on this machine. ``text`` may be a path, or YAML around one."""
-        if text.startswith(str(self.folder)):
+        if str(self.folder) in text:
             return text
         for path, folder in sorted(self._mounts.items(), key=lambda pair: -len(pair[0])):
             if text == path or f"{path}/" in text:

@@ -60,6 +60,7 @@ VARIATIONS: dict[str, Value] = {
             for part in ("serviceMonitor", "podMonitor", "rules", "dashboards")
         }
     },
+    "traces": {"monitoring": {"otlpEndpoint": "http://collector.monitoring:4317"}},
     "bare": {
         "networkPolicy": {"enabled": False},
         "router": {"podDisruptionBudget": {"enabled": False}},
@@ -173,6 +174,9 @@ WRONG: tuple[Wrong, ...] = (
         "values-distill-32b", _layout(tensor_parallel_size=2, expert_parallel_size=2), "layout.expert_parallel_size:"
     ),
     Wrong(R1, _layout(tensor_parallel_size=4, data_parallel_size=3), "plan.pools[0].layout:"),
+    Wrong(
+        R1, {"plan": {"pools": [{"name": "a", "role": "prefill"}, {"name": "b", "role": "decode"}]}}, "pools[0].role:"
+    ),
     Wrong(R1, {"gpu": {"nodes": 1}}, "gpu.nodes:"),
     Wrong(R1, {"gpu": {"perNode": 4}}, "gpu.perNode:"),
     Wrong(R1, {"gpu": {"type": "H100"}}, "gpu.type:"),
@@ -199,7 +203,7 @@ WRONG: tuple[Wrong, ...] = (
         {"ray": {"scheduling": {"type": "kueue", "queue": "q"}, "autoscaler": {"enabled": True}}},
         "ray.autoscaler.enabled:",
     ),
-    Wrong(NANO, {"ray": {"autoscaler": {"enabled": True, "minGangs": 9}}}, "ray.autoscaler.maxGangs:"),
+    Wrong(H100, {"ray": {"autoscaler": {"enabled": True, "maxGangs": 1}}}, "ray.autoscaler.maxGangs:"),
     Wrong(NANO, {"ingress": {"enabled": True, "host": "a.example.com"}}, "tenants.existingSecret:"),
     Wrong(NANO, {"gateway": {"enabled": True}}, "tenants.existingSecret:"),
     Wrong(NANO, {"ingress": {"enabled": True}, "tenants": {"anonymous": True}}, "ingress.host:"),

@@ -173,7 +173,6 @@ class FaultTolerance(_Strict):
 
 class RayAutoscaler(_Strict):
     enabled: bool
-    minGangs: Count
     maxGangs: Positive
     idleTimeoutSeconds: Positive
     resources: Resources
@@ -255,6 +254,7 @@ class Monitoring(_Strict):
     podMonitor: Toggle
     rules: Toggle
     dashboards: Toggle
+    otlpEndpoint: str = Field(pattern=r"^(https?://[^/:]+:[0-9]+)?$")
 
 
 class Test(_Strict):

@@ -16,7 +16,7 @@ from r1_cluster.routing.admission import Admission, Arrival, Estimate, Refusal, 
 from r1_cluster.routing.budget import Budget, BudgetRules, resolve
 from r1_cluster.routing.fleet import Demand, RankView
 from r1_cluster.routing.kv import Following, KvForecast, KvLedger, Shape, forecast_new
-from r1_cluster.routing.lengths import BudgetClass, LengthForecast, LengthKey, Outcome
+from r1_cluster.routing.lengths import BudgetClass, Curves, LengthForecast, LengthKey, Outcome
 from r1_cluster.routing.policy import Choice, Policy
 from r1_cluster.routing.prefix import PrefixIndex
 from r1_cluster.routing.quota import Accounts
@@ -98,6 +98,7 @@ class Dispatcher:
         self.recent: deque[Decision] = deque(maxlen=256)
         self._budgets = budgets or BudgetRules()
         self._quantile = quantile
+        self._last: tuple[Arrival, float, Estimate, Curves] | None = None
         self._timed = False  # whether any request had a deadline
 
     def offer(self, arrival: Arrival, ranks: Ranks, now: float) -> Ticket | Refusal:
@@ -171,6 +172,13 @@ class Dispatcher:
 
     def estimate(self, arrival: Arrival, saturation: float) -> Estimate:
         """What a request would get and use at this saturation."""
+        # Asked again a moment later for a request that need not wait: below this nothing depends on it.
+        saturation = max(saturation, self._budgets.tighten_from)
+        last = self._last
+        if last and last[0] is arrival and last[1] == saturation:
+            known = last[2]
+            if self.lengths.curves(known.shape.key) is last[3]:
+                return known
         budget = resolve(
             arrival.asked,
             arrival.tenant.budget,
@@ -183,7 +191,9 @@ class Dispatcher:
         curves = self.lengths.curves(key)
         likely = curves.tokens(self._quantile, budget=budget.applied, max_tokens=arrival.max_tokens)
         at_least = curves.tokens(0.1, budget=budget.applied, max_tokens=arrival.max_tokens)
-        return Estimate(budget, shape, arrival.prompt_tokens + arrival.n * likely, at_least)
+        estimate = Estimate(budget, shape, arrival.prompt_tokens + arrival.n * likely, at_least)
+        self._last = (arrival, saturation, estimate, curves)
+        return estimate
 
     def _sync(self, ranks: Ranks) -> RankTable:
         if not isinstance(ranks, RankTable):

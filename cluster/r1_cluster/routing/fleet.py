@@ -73,10 +73,10 @@ COLUMNS = ("max_num_seqs", "max_waiting_requests", "load", "kv_usage", "kv_token
 
 
 class Fleet:
-    """N ranks for one demand. ``numbers``: N by ``COLUMNS``; ``mean``, ``variance``: N by horizons, the KV forecast of
-    what was placed. Gangs are small numbers, -1 for none. What takes more than a column is computed when asked for."""
+    """N ranks for one demand. ``numbers``: ``COLUMNS`` by N; ``mean``, ``variance``: N by horizons, the KV forecast of
+    what was placed. Gangs are small numbers, -1 for a rank that has none or one to itself."""
 
-    __slots__ = ("_heaviest", "_others", "_peaks", "demand", "mean", "numbers", "ranks", "variance")
+    __slots__ = ("_heaviest", "_now", "_others", "_peaks", "demand", "mean", "numbers", "ranks", "variance")
 
     def __init__(
         self, demand: Demand, ranks: Sequence[RankView], numbers: Floats, mean: Floats, variance: Floats
@@ -85,6 +85,7 @@ class Fleet:
         self._others: Floats | None = None
         self._peaks: Floats | None = None
         self._heaviest: Floats | None = None
+        self._now: Floats | None = None
 
     @classmethod
     def of(cls, ranks: Sequence[RankView], demand: Demand) -> Fleet:
@@ -94,7 +95,7 @@ class Fleet:
         return cls(
             demand,
             tuple(ranks),
-            np.array(rows, dtype=np.float64).reshape(len(ranks), len(COLUMNS)),
+            np.array(rows, dtype=np.float64).reshape(len(ranks), len(COLUMNS)).T,
             np.array([r.kv_ahead.mean for r in ranks], dtype=np.float64).reshape(len(ranks), len(NOTHING.mean)),
             np.array([r.kv_ahead.variance for r in ranks], dtype=np.float64).reshape(len(ranks), len(NOTHING.mean)),
         )
@@ -102,37 +103,41 @@ class Fleet:
     def __len__(self) -> int:
         return len(self.ranks)
 
+    def _column(self, index: int) -> Floats:
+        column: Floats = self.numbers[index]
+        return column
+
     @property
     def max_num_seqs(self) -> Floats:
-        return self.numbers[:, 0]
+        return self._column(0)
 
     @property
     def max_waiting_requests(self) -> Floats:
-        return self.numbers[:, 1]
+        return self._column(1)
 
     @property
     def load(self) -> Floats:
-        return self.numbers[:, 2]
+        return self._column(2)
 
     @property
     def kv_usage(self) -> Floats:
-        return self.numbers[:, 3]
+        return self._column(3)
 
     @property
     def kv_tokens(self) -> Floats:
-        return self.numbers[:, 4]
+        return self._column(4)
 
     @property
     def draining(self) -> Floats:
-        return self.numbers[:, 5]
+        return self._column(5)
 
     @property
     def last_pick(self) -> Floats:
-        return self.numbers[:, 6]
+        return self._column(6)
 
     @property
     def gang(self) -> Floats:
-        return self.numbers[:, 7]
+        return self._column(7)
 
     @property
     def cached(self) -> Floats | None:
@@ -152,13 +157,18 @@ class Fleet:
     @property
     def kv_now(self) -> Floats:
         """KV tokens in use, what was just sent included: what the rank's step time follows."""
-        return self.kv_of_others + self.mean[:, 0]
+        if self._now is None:
+            self._now = self.kv_of_others + self.mean[:, 0]
+        return self._now
 
     @property
     def heaviest_of_gang(self) -> Floats:
         """KV tokens on the fullest rank of each one's gang: each step of the gang takes as long as that one's."""
         if self._heaviest is None:
             now, gang = self.kv_now, self.gang.astype(np.intp)
+            if gang.max(initial=-1) < 0:  # none shares its gang
+                self._heaviest = now
+                return now
             top = np.zeros(int(gang.max(initial=0)) + 2)  # the last place is that of -1
             np.maximum.at(top, gang, now)
             self._heaviest = np.where(gang < 0, now, top[gang])
@@ -169,8 +179,11 @@ class Fleet:
         """KV tokens at the forecast worst, cautiously, with the demand on the rank."""
         if self._peaks is None:
             kv = self.demand.kv
-            deviation = np.sqrt(self.variance + np.asarray(kv.variance))
-            self._peaks = self.kv_of_others + (self.mean + np.asarray(kv.mean) + CAUTION * deviation).max(axis=1)
+            above = self.variance + kv.variance
+            np.sqrt(above, out=above)
+            above *= CAUTION
+            above += self.mean + kv.mean
+            self._peaks = self.kv_of_others + above.max(axis=1)
         return self._peaks
 
 

@@ -110,7 +110,8 @@ def forecast_running(curves: Curves, choices: Sequence[tuple[Shape, Progress]]) 
     numbers = []
     for shape, progress in choices:
         at = progress.of if isinstance(progress, Following) else progress
-        generated, answered, thinking = at.completion_tokens, at.answer_tokens, at.thinking
+        generated, thinking = at.completion_tokens, at.thinking
+        answered = 0 if thinking else at.answer_tokens
         numbers.append((shape.prompt_tokens, shape.budget, shape.max_tokens, generated, answered, thinking))
     prompt, budget, max_tokens, generated_N, answered_N, thinking_N = np.array(numbers, dtype=np.float64).T
     alive = curves.survival(
@@ -129,11 +130,13 @@ def forecast_running(curves: Curves, choices: Sequence[tuple[Shape, Progress]]) 
 
 @dataclass(slots=True, eq=False)
 class _Placed:
-    row: int
+    """Its own forecast is row ``index`` of ``means`` and ``variances``, which it shares with those read with it."""
+
     shape: Shape
     progress: Progress
-    mean: Floats
-    variance: Floats
+    means: Floats
+    variances: Floats
+    index: int
 
 
 class KvLedger:
@@ -174,7 +177,7 @@ class KvLedger:
         placed = self._placed[row]
         if not placed:
             self.refreshed_at[row] = now
-        placed[self._next] = _Placed(row, shape, progress, mean, variance)
+        placed[self._next] = _Placed(shape, progress, mean[None], variance[None], 0)
         self.mean[row] += mean
         self.variance[row] += variance
         self.peaks[row] = float(self.mean[row].max())
@@ -192,8 +195,8 @@ class KvLedger:
             self._clear(row)
             return row
         mean, variance = self.mean[row], self.variance[row]
-        np.maximum(0.0, mean - gone.mean, out=mean)
-        np.maximum(0.0, variance - gone.variance, out=variance)
+        np.maximum(0.0, mean - gone.means[gone.index], out=mean)
+        np.maximum(0.0, variance - gone.variances[gone.index], out=variance)
         self.peaks[row] = float(mean.max())
         self.counts[row] -= 1
         return row
@@ -230,22 +233,23 @@ class KvLedger:
         due: list[int] = rows[self.refreshed_at[rows] <= now - self._refresh_s].tolist()
         if not due:
             return due
-        by_key: dict[LengthKey, list[_Placed]] = {}
         for row in due:
-            for placed in self._placed[row].values():
-                by_key.setdefault(placed.shape.key, []).append(placed)
-        self.mean[due] = self.variance[due] = 0.0
-        for key, group in by_key.items():
-            means, variances = forecast_running(self._lengths.curves(key), [(p.shape, p.progress) for p in group])
-            for placed, mean, variance in zip(group, means, variances, strict=True):
-                placed.mean, placed.variance = mean, variance
-            at = [placed.row for placed in group]
-            np.add.at(self.mean, at, means)
-            np.add.at(self.variance, at, variances)
-        for row, peak in zip(due, self.mean[due].max(axis=1).tolist(), strict=True):
-            self.peaks[row] = peak
+            self._read(row)
         self.refreshed_at[due] = now
         return due
+
+    def _read(self, row: int) -> None:
+        by_key: dict[LengthKey, list[_Placed]] = {}
+        for placed in self._placed[row].values():
+            by_key.setdefault(placed.shape.key, []).append(placed)
+        mean = variance = np.zeros(_H)
+        for key, group in by_key.items():
+            means, variances = forecast_running(self._lengths.curves(key), [(p.shape, p.progress) for p in group])
+            for index, placed in enumerate(group):
+                placed.means, placed.variances, placed.index = means, variances, index
+            mean, variance = mean + means.sum(axis=0), variance + variances.sum(axis=0)
+        self.mean[row], self.variance[row] = mean, variance
+        self.peaks[row] = float(mean.max())
 
     def _grown(self) -> int:
         row = len(self._placed)

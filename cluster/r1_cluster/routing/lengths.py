@@ -156,16 +156,19 @@ class LengthForecast:
         )
         self._half_life, self._strength, self._max_keys = half_life, strength, max_keys
         self._levels: OrderedDict[tuple[str, ...], _Level] = OrderedDict()
+        self._unseen: dict[tuple[tuple[str, ...], ...], Curves] = {}  # of keys without a level, until something ends
 
     def __len__(self) -> int:
         return len(self._levels)
 
     def observe(self, key: LengthKey, outcome: Outcome) -> None:
+        self._unseen.clear()
         for name in _path(key):
             self._level(name).observe(outcome)
 
     def merge(self, other: LengthForecast) -> None:
         """Take in what another router has learnt."""
+        self._unseen.clear()
         for name, level in other._levels.items():
             own = self._level(name)
             for mine, theirs in zip(own.histograms, level.histograms, strict=True):
@@ -178,6 +181,8 @@ class LengthForecast:
         own = self._levels.get(path[-1])
         if own is not None and own.curves is not None and own.histograms[0].observations < own.fresh_until:
             return own.curves
+        if own is None and path in self._unseen:
+            return self._unseen[path]
         hazards = list(self._prior)
         for name in path:
             level = self._levels.get(name)
@@ -189,6 +194,8 @@ class LengthForecast:
         if own is not None:
             seen = own.histograms[0].observations
             own.curves, own.fresh_until = curves, seen + 1 + min(seen // 16, 64)
+        elif len(self._unseen) < self._max_keys:
+            self._unseen[path] = curves
         return curves
 
     def _level(self, name: tuple[str, ...]) -> _Level:

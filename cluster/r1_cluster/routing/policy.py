@@ -105,13 +105,15 @@ class Policy:
         if not ranks:
             return Choice(None)
         kept = {f.name: f.keeps(fleet) for f in filters}
-        passed = np.logical_and.reduce(list(kept.values())) if kept else np.ones(len(ranks), dtype=np.bool_)
+        passed = np.ones(len(ranks), dtype=np.bool_)
+        for column in kept.values():
+            passed &= column
         if not passed.any():
             return Choice(None, ranks, kept)
         points = {s.name: s.weight * s.score(fleet) for s in self.scorers}
         total = np.zeros(len(ranks))
-        for column in points.values():
-            total += column
+        for point in points.values():
+            total += point
         total[~passed] = -np.inf
         equals = np.flatnonzero(total >= total.max() - self.margin).tolist()
         best = equals[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ BINS = len(EDGES) - 1
 _REBASE = 1e12  # weights grow by the half-life; past this they are brought back
 
 
+@lru_cache(maxsize=1 << 15)
 def bin_of(length: int) -> int:
     """The bin that holds ``length`` tokens; lengths past the last edge count in the last bin."""
     if length < 1:

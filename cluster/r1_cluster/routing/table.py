@@ -11,7 +11,7 @@ import numpy as np
 from r1_cluster.routing.fleet import COLUMNS, Demand, Fleet, RankView, numbers_of
 from r1_cluster.routing.kv import KvLedger
 
-_LOAD, _USAGE, _PICK = (COLUMNS.index(c) for c in ("load", "kv_usage", "last_pick"))
+_LOAD, _USAGE, _PICK, _GANG = (COLUMNS.index(c) for c in ("load", "kv_usage", "last_pick", "gang"))
 _SUM_AFTER = 1 << 14  # changes, after which the running sum of forecasts is summed anew: rounding does not add up
 
 Rows = np.ndarray[tuple[int], np.dtype[np.intp]]
@@ -23,12 +23,13 @@ class RankTable:
 
     def __init__(self, ledger: KvLedger) -> None:
         self._ledger = ledger
-        self._numbers = np.zeros((16, len(COLUMNS)))
+        self._numbers = np.zeros((len(COLUMNS), 16))
         self._views: dict[int, RankView] = {}
         self._reported: dict[int, int] = {}  # requests on the rank, by its own view
         self._emptiest: list[tuple[float, int, int]] = []  # load a seat, last pick, row; draining ones left out
         self._entries: dict[int, tuple[float, int, int]] = {}
-        self._gangs: dict[str, int] = {}
+        self._gangs: dict[str, set[int]] = {}  # its rows
+        self._gang_of: dict[int, str] = {}
         self._rows: Rows | None = None
         self._ids: dict[str, int] = {}
         self._step_s: dict[int, float] = {}
@@ -65,10 +66,12 @@ class RankTable:
         """A rank, new or as it is now. Returns its row."""
         row = self._ledger.row(view.worker_id)
         old = self._views.get(row)
-        if row >= len(self._numbers):
-            self._numbers = np.concatenate([self._numbers, np.zeros((row + 1, len(COLUMNS)))])
-        gang = self._gangs.setdefault(view.gang_id, len(self._gangs)) if view.gang_id else -1
-        self._numbers[row] = (*numbers_of(view), gang)
+        if row >= self._numbers.shape[1]:
+            self._numbers = np.concatenate([self._numbers, np.zeros((len(COLUMNS), row + 1))], axis=1)
+        if old is None or old.gang_id != view.gang_id:
+            self._leave(row)
+            self._join(row, view.gang_id)
+        self._numbers[:_GANG, row] = numbers_of(view)
         self._views[row] = view
         self._reported[row] = view.load
         self._step_s[row], self._usage[row], self._last_pick[row] = view.step_time_s, view.kv_usage, view.last_pick
@@ -93,20 +96,20 @@ class RankTable:
         self._rows = None
         self.kv_tokens -= gone.kv_tokens
         self.largest = max((each.kv_tokens for each in self._views.values()), default=0)
+        self._leave(row)
         if not self._views:
             self._ahead_sum = 0.0
-            self._gangs.clear()
 
     def report(self, row: int, *, load: int, kv_usage: float, step_time_s: float) -> None:
         """What a frame says of a rank's load."""
         self._reported[row] = load
-        self._numbers[row, _USAGE] = self._usage[row] = kv_usage
+        self._numbers[_USAGE, row] = self._usage[row] = kv_usage
         self._step_s[row] = step_time_s
         self.changed(row)
 
     def picked(self, row: int, number: int) -> None:
         """The rank got the request of this ``number``: the higher, the more recent."""
-        self._numbers[row, _PICK] = self._last_pick[row] = number
+        self._numbers[_PICK, row] = self._last_pick[row] = number
         self.changed(row)
 
     def changed(self, row: int) -> None:
@@ -116,7 +119,7 @@ class RankTable:
             return
         numbers, ledger = self._numbers, self._ledger
         load = max(self._reported[row], ledger.counts[row])
-        numbers[row, _LOAD] = load
+        numbers[_LOAD, row] = load
         self._place(row, None if view.draining else (load / view.max_num_seqs, self._last_pick[row], row))
         # With what others hold: what is reported beyond what is known of here.
         ahead = ledger.peaks[row] + max(0.0, self._usage[row] * view.kv_tokens - ledger.mean.item(row, 0))
@@ -129,8 +132,8 @@ class RankTable:
     def rows(self, most: int, also: Iterable[str] = ()) -> Rows:
         """All ranks, or of more than ``most`` the emptiest and those named in ``also``."""
         if len(self._views) > most:
-            chosen = {entry[2] for entry in self._emptiest[:most]}
-            chosen.update(self._ids[rank] for rank in also if rank in self._ids)
+            chosen = [entry[2] for entry in self._emptiest[:most]]
+            chosen += {self._ids[rank] for rank in also if rank in self._ids}.difference(chosen)
             return np.array(sorted(chosen), dtype=np.intp)
         if self._rows is None:
             self._rows = np.array(list(self._views), dtype=np.intp)
@@ -142,7 +145,27 @@ class RankTable:
     def fleet(self, rows: Rows, demand: Demand) -> Fleet:
         views = tuple(map(self._views.__getitem__, rows.tolist()))
         ledger = self._ledger
-        return Fleet(demand, views, self._numbers[rows], ledger.mean[rows], ledger.variance[rows])
+        return Fleet(demand, views, self._numbers.take(rows, axis=1), ledger.mean[rows], ledger.variance[rows])
+
+    def _join(self, row: int, gang_id: str) -> None:
+        """Rows of one gang carry the number of one of them, -1 where it is alone."""
+        self._gang_of[row] = gang_id
+        if gang_id:
+            self._gangs.setdefault(gang_id, set()).add(row)
+        self._number(row, gang_id)
+
+    def _leave(self, row: int) -> None:
+        gang_id = self._gang_of.pop(row, "")
+        if gang_id:
+            self._gangs[gang_id].discard(row)
+            self._number(row, gang_id)
+
+    def _number(self, row: int, gang_id: str) -> None:
+        rows = self._gangs.get(gang_id, set())
+        self._numbers[_GANG, row] = -1
+        self._numbers[_GANG, list(rows)] = min(rows) if len(rows) > 1 else -1
+        if gang_id and not rows:
+            del self._gangs[gang_id]
 
     def _place(self, row: int, entry: tuple[float, int, int] | None) -> None:
         old = self._entries.get(row)

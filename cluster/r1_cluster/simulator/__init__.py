@@ -9,6 +9,7 @@ from __future__ import annotations
 from r1_cluster.simulator.costs import Linear
 from r1_cluster.simulator.events import Drain, Failure, Scaler, Scenario, Seen, Threshold
 from r1_cluster.simulator.metrics import Slo
+from r1_cluster.simulator.options import SimulationError
 from r1_cluster.simulator.report import Report
 from r1_cluster.simulator.simulation import Simulation
 
@@ -21,6 +22,7 @@ __all__ = [
     "Scenario",
     "Seen",
     "Simulation",
+    "SimulationError",
     "Slo",
     "Threshold",
 ]

@@ -118,9 +118,15 @@ class Gang:
 
     def fail(self) -> list[Job]:
         """All ranks are gone, with all that was on them. Returns the jobs, with what they had generated."""
+        done = self.steps_now() - self.steps
+        if done:  # the steps under way, as far as they came
+            self.due = self.at + self._time(done)
+            self._mark(done)
+            self.steps, self.at = self.steps + done, self.due
+            self.tokens += done * self._running
         lost: list[Job] = []
         for index, rank in enumerate(self.ranks):
-            for job in rank.running.values():
+            for job in list(rank.running.values()):
                 self._leave(job)
                 lost.append(job)
             lost += [*rank.prefilling, *rank.waiting]
@@ -135,17 +141,17 @@ class Gang:
 
     def _go(self) -> None:
         """Decide on the next steps: one with prompts in it, or several alike until something happens."""
-        self._admit()
+        if self._busy:
+            self._admit()
         ranks, steps = self.ranks, self.steps
-        full = self._preempt()
+        full, widest, most = self._preempt()
         n = self._running
-        chunk = self._chunk()
+        chunk = self._chunk() if self._busy else (0, 0, 0)
         if not n and not chunk[0]:
             self._ahead, self.due, self.step_s = 0, math.inf, 0.0
             self.idle_since = self.at
             return
         fixed, slope = self.costs.line(n) if n else (0.0, 0.0)
-        widest = max(r.context + len(r.running) * (steps - r.since) for r in ranks)
         per_step = slope * len(ranks)
         if chunk[0]:
             added = self.costs.prefill(n, *chunk)
@@ -157,7 +163,7 @@ class Gang:
             k = min(k, self._ends[0][0] - steps)
         self._ahead = max(1, k)
         # Step i (from 0) reads the context grown by i: the sum over k of them is k steps of the mean context.
-        self._fixed, self._growth = fixed + per_step * widest, per_step * max(map(len, (r.running for r in ranks)))
+        self._fixed, self._growth = fixed + per_step * widest, per_step * most
         self.due = self.at + self._time(self._ahead)
         self.step_s = (self.due - self.at) / self._ahead
 
@@ -271,14 +277,17 @@ class Gang:
                 rank.prefilling.append(job)
                 self._trim(rank)
 
-    def _preempt(self) -> int:
-        """Make room for the next step on every rank; returns how many steps there is room for on all of them."""
-        least, kv = 1 << 60, self.costs.kv_tokens
+    def _preempt(self) -> tuple[int, int, int]:
+        """Make room for the next step on every rank. Returns for how many steps there is room on all of them, the
+        context of the fullest and the sequences of the one with most."""
+        room, widest, most = 1 << 60, 0, 0
+        kv, steps = self.costs.kv_tokens, self.steps
         for rank in self.ranks:
             n = len(rank.running)
             if not n:
                 continue
-            free = kv - rank.used(self.steps)
+            context = rank.context + n * (steps - rank.since)
+            free = kv - context - rank.reserved - n * BLOCK // 2
             while free < n and n > 1:
                 job = next(reversed(rank.running.values()))
                 self._leave(job)
@@ -286,11 +295,11 @@ class Gang:
                 self.preemptions += 1
                 rank.waiting.appendleft(job)
                 self._busy.add(job.rank)
-                n -= 1
-                free = kv - rank.used(self.steps)
-            room = free // n
-            least = min(least, room)
-        return max(1, least)
+                n, context = n - 1, rank.context
+                free = kv - rank.used(steps)
+            room = min(room, free // n)
+            widest, most = max(widest, context), max(most, n)
+        return max(1, room), widest, most
 
     def _cached(self, rank: Rank, job: Job) -> int:
         group, tokens = job.prefix

@@ -5,6 +5,7 @@ Only changes are events: an arrival, the end of a gang's steps under way, and wh
 
 from __future__ import annotations
 
+import gc
 import heapq
 import itertools
 import math
@@ -18,9 +19,8 @@ from r1_cluster.plan import Plan, PlanError
 from r1_cluster.routing import RankView, policy
 from r1_cluster.routing.admission import Arrival, Refusal, Rules
 from r1_cluster.routing.budget import Asked
-from r1_cluster.routing.dispatcher import Dispatcher, Start
+from r1_cluster.routing.dispatcher import SHORTLIST, Dispatcher, Start
 from r1_cluster.routing.lengths import Outcome
-from r1_cluster.routing.policy import Policy
 from r1_cluster.routing.prefix import PrefixIndex
 from r1_cluster.routing.tenants import Tenant
 from r1_cluster.simulator.costs import Linear, costs_of
@@ -55,7 +55,8 @@ class _Unit:
 class Simulation:
     """``requests`` of ``workload`` on ``plan``. ``gangs``: of each pool, instead of the plan's own number.
 
-    ``refresh_s``: how old the router's forecasts may get; live it is a second. Raises PlanError.
+    ``refresh_s``: how old the router's forecasts may get; live a second, here by default 5 s in larger fleets.
+    ``policy_name``: or a YAML file. Raises PlanError, PolicyError.
     """
 
     def __init__(
@@ -68,15 +69,15 @@ class Simulation:
         gangs: int | None = None,
         scenario: Scenario | None = None,
         profile: Linear | None = None,
-        by: Policy | None = None,
-        refresh_s: float = 1.0,
+        policy_name: str = "thinking_aware",
+        refresh_s: float | None = None,
         tenants: dict[str, Tenant] | None = None,
     ) -> None:
         if any(pool.role != "unified" for pool in plan.pools):
             raise PlanError(f"plan {plan.name}: separate prefill and decode pools are not simulated yet")
         self.plan, self.workload, self.requests, self.seed = plan, workload, requests, seed
         self.scenario = scenario or Scenario()
-        self.metrics = Metrics(self.scenario.slo)
+        self.metrics = Metrics(self.scenario.slo, every=max(1, requests // 256))
         self.now = 0.0
         limits = plan.limits
         self._window = min(requests - 1, int(requests * DRAIN_FROM))
@@ -103,12 +104,14 @@ class Simulation:
         named = [f.gang for f in self.scenario.failures] + [d.gang for d in self.scenario.drains]
         if named and max(named) >= len(self._units):
             raise PlanError(f"gang {max(named)} cannot fail or drain: the fleet has {len(self._units)}, from 0")
+        ranks = sum(len(unit.gang.ranks) for unit in self._units)
+        self.refresh_s = refresh_s or (1.0 if ranks <= SHORTLIST else 5.0)
         self.dispatcher = Dispatcher(
-            by or policy("thinking_aware"),
+            policy(policy_name),
             rules=rules,
             budgets=limits.thinking,
             prefix=PrefixIndex(PREFIX_BLOCK, max_blocks=max(1, largest // PREFIX_BLOCK)),
-            refresh_s=refresh_s,
+            refresh_s=self.refresh_s,
         )
         tenants = tenants or {}
         self._tenants = [tenants.get(c.tenant) or Tenant(name=c.tenant) for c in workload.classes]
@@ -128,12 +131,21 @@ class Simulation:
 
     def run(self, progress: Progress = lambda ended, now: None) -> Report:
         """Until all requests have ended or were refused. ``progress(done, now)`` is called a thousand times or so."""
+        collects = gc.isenabled()
+        gc.disable()  # nothing here is cyclic, and looking for it takes a tenth of the time
+        try:
+            return self._run(progress)
+        finally:
+            if collects:
+                gc.enable()
+
+    def _run(self, progress: Progress) -> Report:
         for unit in self._begins_with:
             self._attach(unit)
         self._schedule()
         stream = self._stream()
         upcoming = next(stream, None)
-        told, step, width = 0, max(1, self.requests // 1000), self._width()
+        told, step, width = 0, max(1, self.requests // 1000), self.width()
         metrics, events, jobs = self.metrics, self._events, self._jobs
         while True:
             if upcoming is not None and len(jobs) < width and (not events or upcoming.at <= events[0][0]):
@@ -158,6 +170,19 @@ class Simulation:
                 told = done
                 progress(done, self.now)
         return self._report()
+
+    def width(self) -> float:
+        """How many requests are in flight at most. A closed loop's clients: as said, or a tenth more than the fleet's
+        seats and cache hold at once."""
+        arrivals = self.workload.arrivals
+        if not isinstance(arrivals, Closed):
+            return math.inf
+        if arrivals.concurrency is not None:
+            return arrivals.concurrency
+        held = self.workload.prompt_mean() + self.workload.output_mean() / 2
+        gangs = [unit.gang for unit in self._begins_with]
+        seats = sum(len(g.ranks) * min(g.limits.max_num_seqs, g.costs.kv_tokens / held) for g in gangs)
+        return max(1, math.ceil(1.1 * seats))
 
     # Requests.
 
@@ -254,19 +279,6 @@ class Simulation:
             if len(self._chains) < 1 << 14:
                 self._chains[group, blocks] = whole
         return whole
-
-    def _width(self) -> float:
-        """How many requests are in flight at most. A closed loop's clients: as said, or a tenth more than the fleet's
-        seats and cache hold."""
-        arrivals = self.workload.arrivals
-        if not isinstance(arrivals, Closed):
-            return math.inf
-        if arrivals.concurrency is not None:
-            return arrivals.concurrency
-        held = self.workload.prompt_mean() + self.workload.output_mean() / 2
-        gangs = [unit.gang for unit in self._begins_with]
-        seats = sum(len(g.ranks) * min(g.limits.max_num_seqs, g.costs.kv_tokens / held) for g in gangs)
-        return max(1, math.ceil(1.1 * seats))
 
     # Gangs.
 

@@ -41,6 +41,15 @@ class Sketch:
                 return float(_LEAST * GROWTH ** (index + 0.5))
         raise AssertionError("the bins hold every value")
 
+    def tail(self) -> list[tuple[float, float]]:
+        """(value, share of what was added that is above it), at the bins that hold any."""
+        points, left = [], self.count
+        for index, count in enumerate(self._bins):
+            if count:
+                left -= count
+                points.append((_LEAST * GROWTH ** (index + 1), left / self.count))
+        return points
+
     def summary(self) -> dict[str, float | None]:
         """Seconds, or whatever was added."""
         named = {f"p{q}": self.quantile(q / 100) for q in (50, 90, 95, 99)}

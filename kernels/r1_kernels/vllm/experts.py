@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import vllm.model_executor.layers.fused_moe.modular_kernel as mk
+from vllm.config import get_current_vllm_config
 from vllm.model_executor.layers.fused_moe.activation import MoEActivation
 from vllm.model_executor.layers.fused_moe.experts.triton_moe import TritonExperts
 from vllm.model_executor.layers.fused_moe.topk_weight_and_reduce import TopKWeightAndReduceNoOP
@@ -14,6 +15,7 @@ from vllm.model_executor.layers.quantization.utils.fp8_utils import is_deep_gemm
 from vllm.model_executor.layers.quantization.utils.quant_utils import kFp8Dynamic128Sym, kFp8Static128BlockSym
 from vllm.platforms import current_platform
 
+from r1_kernels.counters import counters
 from r1_kernels.fused_moe.op import Experts, fused_moe
 from r1_kernels.vllm.settings import Mode
 
@@ -25,6 +27,10 @@ VERIFY_BOUND = 2e-2
 
 class R1Experts(mk.FusedMoEExpertsModular):  # type: ignore[misc]
     """Block-FP8 or BF16 experts, SwiGLU, the weighted sum over a token's experts done in the kernel."""
+
+    def __init__(self, moe_config: Any, quant_config: Any) -> None:
+        super().__init__(moe_config, quant_config)
+        counters(torch.empty(0, device=moe_config.device).device)  # now: not while vLLM captures its graphs
 
     @staticmethod
     def activation_format() -> mk.FusedMoEActivationFormat:
@@ -44,6 +50,8 @@ class R1Experts(mk.FusedMoEExpertsModular):  # type: ignore[misc]
         width, hidden = moe_config.intermediate_size_per_partition, moe_config.hidden_dim
         if moe_config.has_bias or moe_config.swiglu_limit is not None:
             return False, "expert biases and a SwiGLU clamp are not supported"
+        if get_current_vllm_config().parallel_config.use_ubatching:
+            return False, "two microbatches would overlap on two streams, and the kernels share arrival counters"
         if moe_config.in_dtype != torch.bfloat16:
             return False, f"the model runs in {moe_config.in_dtype}, and only bfloat16 is supported"
         if width % block or hidden % block:

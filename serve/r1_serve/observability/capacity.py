@@ -6,9 +6,13 @@ from r1_serve.observability.panels import Dashboard, Panel, Query, Row, Unit
 from r1_serve.observability.queries import MODEL, M, each
 
 
+def _predicted(quantity: str) -> str:
+    return f'max by (model, plan) (r1_plan_predicted{{{M}, quantity="{quantity}"}})'
+
+
 def _against(title: str, measured: str, quantity: str, why: str, unit: Unit = "short") -> Panel:
-    predicted = f'max by (model, plan) (r1_plan_predicted{{{M}, quantity="{quantity}"}})'
-    return Panel(title, (Query(measured, "{{model}} measured"), Query(predicted, "{{plan}} predicted")), why, unit)
+    queries = (Query(measured, "{{model}} measured"), Query(_predicted(quantity), "{{plan}} predicted"))
+    return Panel(title, queries, why, unit)
 
 
 CAPACITY = Dashboard(
@@ -18,25 +22,23 @@ CAPACITY = Dashboard(
         Row(
             "Load",
             (
-                _against(
+                Panel(
                     "Requests",
-                    f"r1:requests:rate5m{{{M}}}",
-                    "requests_per_second",
-                    "The rest of the plan holds at the predicted rate; above it expect worse.",
+                    (
+                        Query(f"r1:requests:rate5m{{{M}}}", "{{model}} measured"),
+                        Query(_predicted("requests_per_second"), "{{plan}} planned for"),
+                        Query(_predicted("max_requests_per_second"), "{{plan}} at most"),
+                    ),
+                    "The rest holds at the rate planned for; up to the most every service level is predicted to hold.",
                     "reqps",
-                ),
-                _against(
-                    "Most requests the plan takes",
-                    f"r1:requests:rate5m{{{M}}}",
-                    "max_requests_per_second",
-                    "The rate up to which every service level was predicted to hold.",
-                    "reqps",
+                    width=12,
                 ),
                 Panel(
                     "Headroom",
                     each(f"1 - max by (model) (r1_kv_forecast_ratio{{{M}}})"),
                     "KV that no running thought is expected to need.",
                     "percentunit",
+                    width=12,
                 ),
             ),
         ),

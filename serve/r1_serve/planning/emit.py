@@ -31,6 +31,8 @@ def emit(kind: str, plan: Plan, fleet: FleetSpec) -> str:
 
 def helm_values(plan: Plan, fleet: FleetSpec) -> str:
     """Values for the chart: the Plan's own fields under ``plan``, and what to ask Kubernetes for under ``gpu``."""
+    if plan.separate:
+        raise PlanningError("--emit helm-values: the chart runs unified pools: plan with --pools unified")
     values = {
         "plan": plan.model_dump(mode="json"),
         "gpu": {"type": plan.fleet.accelerator, "perNode": plan.fleet.accelerators_per_node, "nodes": fleet.nodes},

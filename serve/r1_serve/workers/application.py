@@ -6,6 +6,7 @@ The token path does not pass through Serve: its proxies are off, and it places, 
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +16,7 @@ from r1_serve.errors import StartupError
 from r1_serve.rehearsal.settings import environment
 from r1_serve.settings import WorkerSettings, load
 from r1_serve.workers.autoscaling import autoscaling
+from r1_serve.workers.progress import serves_messages, told
 from r1_serve.workers.rank import Rank
 
 HEALTH_CHECK_PERIOD_S = 2.0
@@ -65,6 +67,20 @@ def build(plan: Plan, pool: Pool, settings: WorkerSettings, *, threads: int = 1)
     return deployment.bind(plan.model_dump_json(), pool.name, settings.model_dump_json())
 
 
+def _servable(plan: Plan, settings: WorkerSettings) -> WorkerSettings:
+    """``settings``, where these workers can serve ``plan`` under them. Raises StartupError."""
+    if plan.separate:
+        raise StartupError(
+            f"plan {plan.name} has prefill and decode pools, and these workers do not hand over KV: plan with "
+            "`r1 plan --pools unified`, or run the lines of `r1 plan --emit vllm-command`"
+        )
+    most = settings.max_gangs
+    for pool in plan.pools:
+        if most is not None and most < pool.gangs:
+            raise StartupError(f"R1_MAX_GANGS is {most}, below the plan's {pool.gangs} gangs of pool {pool.name}")
+    return settings
+
+
 class ServeArguments(BaseModel):
     """``args`` of an application in a Serve config file, such as a RayService's ``serveConfigV2``."""
 
@@ -85,7 +101,8 @@ def configured(args: ServeArguments) -> Any:
     found = [pool for pool in plan.pools if args.pool in (None, pool.name)]
     if len(found) != 1:
         raise StartupError(f"args.pool is {args.pool}: plan {plan.name} has {', '.join(p.name for p in plan.pools)}")
-    return build(plan, found[0], load(WorkerSettings, routers=args.routers), threads=args.threads)
+    settings = _servable(plan, load(WorkerSettings, routers=args.routers))
+    return build(plan, found[0], settings, threads=args.threads)
 
 
 def app_name(plan: Plan, pool: Pool) -> str:
@@ -101,22 +118,15 @@ def deploy(plan: Plan, *, routers: str | None = None, threads: int = 1) -> None:
     from ray import serve
     from ray.serve.config import ProxyLocation
 
-    if plan.separate:
-        raise StartupError(
-            f"plan {plan.name} has prefill and decode pools, and these workers do not hand over KV: plan with "
-            "`r1 plan --pools unified`, or run the lines of `r1 plan --emit vllm-command`"
-        )
-    settings = load(WorkerSettings, routers=routers)
-    most = settings.max_gangs
-    for pool in plan.pools:
-        if most is not None and most < pool.gangs:
-            raise StartupError(f"R1_MAX_GANGS is {most}, below the plan's {pool.gangs} gangs of pool {pool.name}")
+    settings = _servable(plan, load(WorkerSettings, routers=routers))
     serve.start(proxy_location=ProxyLocation.Disabled)
     for pool in plan.pools:
+        name = app_name(plan, pool)
         try:
-            serve.run(build(plan, pool, settings, threads=threads), name=app_name(plan, pool), route_prefix=None)
+            with told(partial(serves_messages, name)):
+                serve.run(build(plan, pool, settings, threads=threads), name=name, route_prefix=None)
         except RuntimeError as e:
-            raise StartupError(f"the ranks of pool {pool.name} did not start: {_why(app_name(plan, pool), e)}") from e
+            raise StartupError(f"the ranks of pool {pool.name} did not start: {_why(name, e)}") from e
 
 
 def _why(app: str, error: RuntimeError) -> str:

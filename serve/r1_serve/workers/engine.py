@@ -19,7 +19,8 @@ def engine_arguments(plan: Plan, pool: Pool, gang: Gang, settings: WorkerSetting
     """Keyword arguments of ``AsyncEngineArgs`` for one rank.
 
     A rank of one accelerator computes in its engine's own process; more go through vLLM's Ray executor, on CPU exactly
-    as on GPUs. ``settings`` says where weights are streamed from, if they are.
+    as on GPUs. ``settings`` says where weights are streamed
+    from, if they are, and where vLLM sends its own spans.
     """
     layout, engine = pool.layout, plan.engine
     streamed = settings.weights if settings else None

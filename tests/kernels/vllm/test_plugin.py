@@ -53,6 +53,10 @@ def test_a_width_that_is_not_whole_blocks_is_refused_with_the_numbers(facts: Any
     assert facts["odd_width"] == [False, "expert width 192 and hidden size 256 are not multiples of 128"]
 
 
+def test_verify_serves_ours_where_both_agree_and_vllms_where_not(facts: Any) -> None:
+    assert facts["verified"] == {"1.0078125": 1.0078125, "2.0": 1.0, "nan": 1.0}
+
+
 def test_vllm_finds_the_plug_in_by_its_entry_point() -> None:
     points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
     assert points["vllm.general_plugins"]["r1_kernels"] == "r1_kernels.vllm:register"

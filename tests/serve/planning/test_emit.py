@@ -75,6 +75,8 @@ def test_separate_pools_name_their_side() -> None:
     sides = [line.partition("--disaggregation-mode ")[2].split()[0] for line in commands("sglang-command", made)]
     assert set(sides) == {"prefill", "decode"}
     assert "proxy in front" in emit("vllm-command", made.plan, made.fleet)
+    with pytest.raises(PlanningError, match="the chart runs unified pools"):
+        emit("helm-values", made.plan, made.fleet)
 
 
 @pytest.mark.parametrize("kind", ["vllm-command", "sglang-command"])

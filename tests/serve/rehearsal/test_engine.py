@@ -63,3 +63,8 @@ def test_the_catalog_counts_the_kv_cache_and_the_weights_as_vllm_does(alone: Any
 def test_the_weights_of_each_tensor_rank_are_vllm_s(two: Any) -> None:
     counted = Engine.of(MODELS["r1-nano"], GPUS["H200"], Split(tensor=2, expert=2), "vllm").weight_bytes()
     assert two["memory"]["weights"] == [pytest.approx(counted, rel=0.01)] * 2
+
+
+def test_the_catalog_counts_the_kv_cache_as_vllm_does(alone: Any) -> None:
+    counted = (1 << 27) / MODELS["r1-nano"].kv_bytes_per_token("float32")
+    assert alone["kv_tokens"] == pytest.approx(counted, rel=0.01)

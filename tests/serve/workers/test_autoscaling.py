@@ -104,6 +104,7 @@ def test_serve_adds_a_gang_and_stops_one_politely(tmp_path: Path) -> None:
     """Ray's sockets want a short path, so its folder is not pytest's."""
     environment = os.environ | private_environment()
     environment["RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S"] = "0.5"
+    environment["RAY_raylet_start_wait_time_s"] = "120"
     with tempfile.TemporaryDirectory(prefix="r1-") as folder:
         done = subprocess.run(
             [sys.executable, str(PROBE), str(tmp_path), folder],

@@ -15,12 +15,17 @@ from r1_kernels.cases import Case, make
 from r1_kernels.fused_moe.op import Experts
 from r1_kernels.fused_moe.reference import fused_moe as reference
 from r1_kernels.quant.reference import quantise
-from r1_kernels.vllm.experts import R1Experts
+from r1_kernels.vllm.experts import R1Experts, VerifyingExperts
 from r1_kernels.vllm.install import install
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.distributed import init_distributed_environment, initialize_model_parallel
 from vllm.model_executor.layers.fused_moe.activation import MoEActivation
-from vllm.model_executor.layers.fused_moe.config import FusedMoEConfig, FusedMoEParallelConfig, RoutingMethodType
+from vllm.model_executor.layers.fused_moe.config import (
+    FUSED_MOE_UNQUANTIZED_CONFIG,
+    FusedMoEConfig,
+    FusedMoEParallelConfig,
+    RoutingMethodType,
+)
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 from vllm.model_executor.layers.quantization import get_quantization_config
@@ -49,6 +54,31 @@ class OnTorch(R1Experts):
             reference(x, e.w13_ENH, e.w2_EHI, weights, ids, x_scale=x_scale, w13_scale=e.w13_scale,
                       w2_scale=e.w2_scale, expert_map=e.expert_map)
         )  # fmt: skip
+
+
+class Verified(VerifyingExperts):
+    """VerifyingExperts between two known answers: vLLM's is all ones."""
+
+    answer = 1.0
+
+    def compute(self, x: Any, x_scale: Any, experts: Experts, weights: Any, ids: Any, output: Any) -> None:
+        output.fill_(self.answer)
+
+    def expected(self, output: torch.Tensor, *args: Any, **more: Any) -> torch.Tensor:
+        return torch.ones_like(output)
+
+
+def verified(answer: float) -> float:
+    """What is served where our kernels give `answer` everywhere and vLLM's 1."""
+    case = make(4, fp8=False)
+    experts = Verified.__new__(Verified)
+    experts.quant_config, experts.answer = FUSED_MOE_UNQUANTIZED_CONFIG, answer
+    output, none = torch.empty(4, 256, dtype=torch.bfloat16), torch.empty(0)
+    experts.apply(
+        output, case.x, case.experts.w13_ENH, case.experts.w2_EHI, case.weights, case.ids, MoEActivation.SILU, 16,
+        None, None, None, none, none, None, False,
+    )  # fmt: skip
+    return float(output.float().mean())
 
 
 def layer_of(case: Case, hidden: int = 256, width: int = 128, dtype: torch.dtype = torch.bfloat16) -> Any:
@@ -116,4 +146,5 @@ with set_current_vllm_config(VllmConfig()), tempfile.NamedTemporaryFile() as mee
     facts["odd_width"] = [ok, reason]
     wrong_type = layer_of(bf16, dtype=torch.float32)
     facts["float32_class"] = UnquantizedFusedMoEMethod(wrong_type.moe_config).experts_cls.__name__
+facts["verified"] = {str(answer): verified(answer) for answer in (1.0078125, 2.0, float("nan"))}
 print(json.dumps(facts))

@@ -9,6 +9,7 @@ from typing import Any
 
 from r1_serve.nano import weights_path
 from r1_serve.rehearsal import engine_arguments, environment
+from r1_serve.workers.engine import kv_tokens
 
 QUESTIONS = [
     "What is 47 + 85?",
@@ -41,16 +42,6 @@ def engine(tensor: int, data: int) -> Any:
         model=str(weights_path()), skip_tokenizer_init=True, dtype="float32", max_model_len=512, max_num_seqs=16,
         tensor_parallel_size=tensor, enable_expert_parallel=tensor * data > 1, **engine_arguments(kv_cache_gib=0.125),
     )  # fmt: skip
-
-
-def memory(llm: Any) -> dict[str, Any]:
-    """What vLLM itself counts: tokens its KV cache holds, and bytes of parameters on each tensor rank."""
-    from r1_serve.workers.engine import kv_tokens
-
-    def parameters(model: Any) -> int:
-        return sum(each.numel() * each.element_size() for each in model.parameters())
-
-    return {"kv_tokens": kv_tokens(llm.llm_engine), "weights": llm.apply_model(parameters)}
 
 
 def answer(llm: Any, asked: list[list[int]]) -> list[dict[str, Any]]:
@@ -120,13 +111,12 @@ def data_parallel(tensor: int, world: int) -> list[list[int]]:
 def main() -> None:
     tensor, data = int(sys.argv[1]), int(sys.argv[2])
     os.environ |= environment(threads=1)
-    os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # for `memory`'s function, which is ours
     facts: dict[str, Any] = {}
     if data > 1:
         facts["tokens"] = data_parallel(tensor, data)
     else:
         asked, llm = prompts(), engine(tensor, data)
-        facts["memory"] = memory(llm)
+        facts["kv_tokens"] = kv_tokens(llm.llm_engine)
         answers = answer(llm, asked)
         facts["tokens"] = [got["tokens"] for got in answers]
         if tensor == 1:
