@@ -40,7 +40,10 @@ class RouterSettings(LogSettings, TraceSettings):
     grpc_port: int = Field(default=8001, ge=0, le=65535, description="clients and workers; 0 picks a free one")
     processes: int = Field(default=1, ge=1, le=64, description="routers that share the ports")
     fleet_port: int = Field(
-        default=0, ge=0, le=65000, description="of several processes: the first of their ports for workers; 0: any"
+        default=0,
+        ge=0,
+        le=65000,
+        description="of several processes: the first of their ports for workers; 0: those after the gRPC port",
     )
     max_body_bytes: int = Field(default=4 << 20, ge=1024)
     max_connections: int = Field(default=8192, ge=1, description="HTTP, of one process; more are refused")

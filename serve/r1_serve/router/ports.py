@@ -21,6 +21,8 @@ def reserve(host: str, port: int, door: str) -> socket.socket:
 
 
 def taken(host: str, port: int, door: str) -> StartupError:
+    if door == "fleet":
+        return StartupError(f"cannot listen on {host}:{port}: end what uses the port, or choose others: R1_FLEET_PORT")
     return StartupError(
         f"cannot listen on {host}:{port}: end what uses the port, or choose another with --{door}-port "
         f"or R1_{door.upper()}_PORT (0 picks a free one)"

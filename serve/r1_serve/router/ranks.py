@@ -136,6 +136,7 @@ class Ranks:
         self._picks = 0
         self.on_change = on_change
         self.on_leave = on_leave  # called before what was on the rank is lost
+        self.on_routers: Callable[[], None] = lambda: None  # a rank has gained or lost a router
         self.on_kv: Callable[[Rank, pb.KvChange], None] = lambda *_: None
 
     def __iter__(self) -> Iterator[Rank]:
@@ -165,8 +166,10 @@ class Ranks:
         self._changed(rank.hello.model)
 
     def on_frame(self, rank: Rank, frame: pb.Frame) -> int:
-        was_draining = rank.draining
+        was_draining, routers = rank.draining, rank.routers
         strays = rank.on_frame(frame)
+        if rank.routers != routers:
+            self.on_routers()
         if frame.HasField("kv"):
             self.on_kv(rank, frame.kv)
         if rank.draining != was_draining:
@@ -188,6 +191,11 @@ class Ranks:
             if len({r.hello.rank for r in gang}) == gang[0].hello.gang_size and not any(r.draining for r in gang)
             for rank in gang
         ]
+
+    @property
+    def routers(self) -> int:
+        """How many share the fleet, by the rank that knows of most."""
+        return max((rank.routers for rank in self), default=1)
 
     def picked(self, rank: Rank) -> None:
         self._picks += 1

@@ -30,18 +30,23 @@ class Sharing:
         self._heard = heard
         self._sequence = 0
         self._seen: dict[str, int] = {}
+        ranks.on_routers = self.count
 
     async def run(self) -> None:
         """For ever."""
         due = self._clock()
         while True:
             now = self._clock()
-            self._accounts.attached(max((rank.routers for rank in self._ranks), default=1))
+            self.count()  # ranks may have left
             routers = self._accounts.routers(now)
             if routers > 1 and (self._accounts.urgent or now >= due):
                 self.send(now)
                 due = now + EVERY_S
             await asyncio.sleep(URGENT_S * max(1.0, routers / 8))
+
+    def count(self) -> None:
+        """Take note of how many routers there are: at once, for until then this one lets in what is another's."""
+        self._accounts.attached(self._ranks.routers)
 
     def send(self, now: float) -> None:
         """Say what is here, after giving what others lack."""

@@ -72,7 +72,8 @@ class Siblings:
     async def _page(self, index: int) -> bytes | None:
         if index == self._member.index:
             return generate_latest(self._registry)
-        address = f"{self._host}:{self._member.fleet_ports[index]}"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        address = f"{host}:{self._member.fleet_ports[index]}"
         options: list[tuple[str, Any]] = [("grpc.max_receive_message_length", 64 << 20)]
         try:
             async with grpc.aio.insecure_channel(address, options=options) as channel:

@@ -46,7 +46,7 @@ def supervise(settings: RouterSettings, command: Command) -> None:
         host = settings.host
         http = stack.enter_context(reserve(host, settings.http_port, "http"))
         shared = stack.enter_context(reserve(host, settings.grpc_port, "grpc"))
-        first = settings.fleet_port
+        first = settings.fleet_port or (settings.grpc_port + 1 if settings.grpc_port else 0)
         own = [
             stack.enter_context(reserve(host, first + i if first else 0, "fleet")) for i in range(settings.processes)
         ]

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from r1_serve.errors import Cancelled, ClientStalled, InternalError, InvalidRequest, R1Error
+from r1_serve.errors import Cancelled, InternalError, InvalidRequest, R1Error
 from r1_serve.router.call import Call, Event
 from r1_serve.router.http.body import read_json
 from r1_serve.router.http.dialect import Dialect, Format
@@ -25,6 +25,7 @@ from r1_serve.router.http.sse import Chunks
 from r1_serve.router.http.wire import Wire
 from r1_serve.router.request import ChatRequest
 from r1_serve.router.service import Service
+from r1_serve.router.stall import stalled
 from r1_serve.router.tenants import bearer
 from r1_serve.router.validate import check
 
@@ -79,10 +80,6 @@ def _timeout(request: Request) -> float | None:
 def key_of(request: Request) -> str | None:
     """OpenAI's header, or Anthropic's."""
     return bearer(request.headers.get("authorization")) or request.headers.get("x-api-key")
-
-
-def stalled(seconds: float) -> ClientStalled:
-    return ClientStalled(f"the client has read nothing for {seconds:g} s: read the stream as it comes")
 
 
 @contextlib.asynccontextmanager
