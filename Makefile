@@ -16,7 +16,7 @@ INSTALL := VENV=$(VENV) PYTHON=$(PYTHON) requirements/install.sh
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install serve test test-slow check format nano topology bench-router failover observability chart-check chart-schema kernels-aot test-interpret bench-kernels lock protos clean
+.PHONY: help install serve test test-slow check format nano topology bench-router bench-peers failover observability chart-check chart-schema kernels-aot test-interpret bench-kernels lock protos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ topology: $(VENV)/.dev ## the same held-out prompts on every shipped layout: ans
 bench-router: $(VENV)/.dev ## the router alone under a synthetic fleet: CPU a token, added latency, memory; ARGS=--write
 	@$(BIN)/python -m r1_bench.router $(ARGS)
 
+bench-peers: $(VENV)/.dev ## the nano stack beside vLLM's server, vllm-router and Ray Serve LLM, in turns; ARGS=--write
+	@$(BIN)/python -m r1_bench.peers $(ARGS)
+
 failover: $(VENV)/.dev ## kill ranks under STREAMS=64 greedy streams on FAILOVER_PLAN: anything lost, repeated, different?
 	@$(BIN)/python -m r1_bench.failover --streams $(STREAMS) --plan $(FAILOVER_PLAN) $(ARGS)
 
@@ -64,7 +67,7 @@ chart-check: $(VENV)/.dev ## render the chart with every values file and variati
 	@$(BIN)/python -m r1_bench.chart.check helm $(ARGS)
 
 chart-schema: $(VENV)/.dev ## write helm/values.schema.json and what the chart's checks know, from types and catalog
-	@$(BIN)/python -m r1_bench.chart.values helm
+	@$(BIN)/python -m r1_bench.chart.generate helm
 
 kernels-aot: $(VENV)/.dev ## compile every kernel for sm_90 and sm_100 without a GPU, against the committed table; ARGS=--write
 	@$(BIN)/python -m r1_kernels.aot $(ARGS)

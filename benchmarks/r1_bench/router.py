@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import resource
-import shutil
 import signal
 import statistics
 import subprocess
@@ -32,10 +31,13 @@ from r1_serve.protos import reasoning_pb2 as north
 from tokenizers import Tokenizer
 
 from r1_bench import results
-from r1_bench.synthetic import OPTIONS, Rank, Seen, SseClient, body, grpc_client
+from r1_bench.peers import passthrough
+from r1_bench.peers.environments import Unavailable
+from r1_bench.synthetic import MAX_TOKENS, OPTIONS, Rank, Seen, SseClient, body, grpc_client
 
 PLAN = "nano-tp1"
 SEATS = 64  # of a rank
+PEER = "vllm-router"
 PACE_S = {1: 0.02, 64: 0.05, 256: 0.1, 1000: 0.2}
 TICK = os.sysconf("SC_CLK_TCK")
 START_TIMEOUT_S = 60.0
@@ -64,12 +66,14 @@ def router() -> Iterator[Process]:
     with tempfile.TemporaryDirectory() as folder:
         said = Path(folder, "ports.json")
         command = [sys.executable, "-m", "r1_serve.cli", "router", "--plan", PLAN, "--http-port", "0"]
-        process = subprocess.Popen([*command, "--grpc-port", "0", "--announce", str(said)])
+        log = Path(folder, "router.log")
+        with log.open("wb") as output:  # a line a request: not on a terminal
+            process = subprocess.Popen([*command, "--grpc-port", "0", "--announce", str(said)], stderr=output)
         try:
             deadline = time.monotonic() + START_TIMEOUT_S
             while not said.exists():
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError("the router did not start")
+                    raise RuntimeError(f"the router did not start: {log.read_text(errors='replace')[-1000:]}")
                 time.sleep(0.05)
             ports = json.loads(said.read_text(encoding="utf-8"))
             yield Process(process.pid, ports["http_port"], ports["grpc_port"])
@@ -79,11 +83,14 @@ def router() -> Iterator[Process]:
 
 
 @contextlib.asynccontextmanager
-async def fleet(where: Process, streams: int, step_s: float) -> AsyncIterator[list[Rank]]:
+async def fleet(where: Process, streams: int, tokens: int, step_s: float) -> AsyncIterator[list[Rank]]:
     plan = Plan.load(PLAN)
     tokenizer = Tokenizer.from_file(str(_tokenizer()))
     digits = [tokenizer.encode(str(digit), add_special_tokens=False).ids[0] for digit in range(10)]
-    ranks = [Rank(plan, f"synthetic-{n}", digits, seats=SEATS, step_s=step_s) for n in range(-(-streams // SEATS))]
+    ranks = [
+        Rank(plan, f"synthetic-{n}", digits, seats=SEATS, step_s=step_s, tokens=tokens)
+        for n in range(-(-streams // SEATS))
+    ]
     tasks = [asyncio.create_task(rank.run(f"127.0.0.1:{where.grpc_port}")) for rank in ranks]
     try:
         yield ranks
@@ -110,9 +117,9 @@ async def drive(where: Process, door: str, streams: int, tokens: int, step_s: fl
     """``streams`` requests of ``tokens`` each at once; figures from the moment all have their first token."""
     seen = Seen()
     async with contextlib.AsyncExitStack() as stack:
-        ranks = await stack.enter_async_context(fleet(where, streams, step_s))
+        ranks = await stack.enter_async_context(fleet(where, streams, tokens, step_s))
         await _probe(where, ranks, Seen())  # the first request of a process pays for its imports
-        opened, ended = await _open(stack, where, door, streams, tokens, seen, ranks)
+        opened, ended = await _open(stack, where, door, streams, seen, ranks)
         await opened
         before, cpu, started = sum(rank.tokens for rank in ranks), where.cpu_s(), time.monotonic()
         for rank in ranks:
@@ -151,7 +158,6 @@ async def _open(
     where: Process,
     door: str,
     streams: int,
-    tokens: int,
     seen: Seen,
     ranks: Sequence[Rank],
 ) -> tuple[asyncio.Future[Any], asyncio.Future[Any]]:
@@ -161,7 +167,7 @@ async def _open(
     ends: list[asyncio.Future[Any]] = []
     while len(ends) < streams:
         if door == "sse":
-            made = SseClient(seen, body(tokens), ranks, look=ranks[0].paced)
+            made = SseClient(seen, body(), ranks, look=ranks[0].paced)
             await loop.create_connection(lambda made=made: made, "127.0.0.1", where.http_port)  # type: ignore[misc]
             firsts.append(made.first)
             ends.append(made.done)
@@ -172,7 +178,7 @@ async def _open(
                 channel = grpc.aio.insecure_channel(f"127.0.0.1:{where.grpc_port}", options=options)
                 await stack.enter_async_context(channel)
             request = north.ChatRequest(
-                messages=[north.Message(role="user", content="x")], max_tokens=tokens, loop_guard=False
+                messages=[north.Message(role="user", content="x")], max_tokens=MAX_TOKENS, loop_guard=False
             )
             first = asyncio.Event()
             ends.append(asyncio.create_task(grpc_client(channel, request, seen, ranks, first)))
@@ -210,7 +216,6 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return fits[0] if fits else {}
 
     sse, paced = row("sse", 256, False), row("sse", 1, True)
-    peer = "vllm-router is not installed" if shutil.which("vllm-router") is None else "measured by bench-peers"
     return {
         "sse_us_per_token": sse.get("us_per_token"),
         "grpc_us_per_token": row("grpc", 256, False).get("us_per_token"),
@@ -218,29 +223,40 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "added_ttft_ms_p50": paced.get("ttft_ms_p50"),
         "grpc_added_itl_ms_p50": row("grpc", 256, True).get("transit_ms_p50"),
         "mb_at_1000_streams": row("sse", 1000, True).get("rss_mb"),
-        "vllm_router_us_per_chunk": None,
-        "vllm_router_reason": peer,
+        "vllm_router_us_per_chunk": row("vllm-router", 256, False).get("us_per_token"),
     }
+
+
+def _run(door: str, streams: int, tokens: int, step_s: float) -> dict[str, Any]:
+    """One row, with a router of its own. Raises Unavailable where there is no vllm-router."""
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        if door == PEER:
+            return runner.run(passthrough.drive(streams, tokens, step_s))
+        with router() as where:
+            return runner.run(drive(where, door, streams, tokens, step_s))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, nargs="*", default=[1, 64, 256, 1000])
-    parser.add_argument("--doors", nargs="*", default=["sse", "grpc"])
+    parser.add_argument("--doors", nargs="*", default=["sse", PEER, "grpc"])
     parser.add_argument("--tokens", type=int, default=200_000, help="of each run at full speed")
     parser.add_argument("--seconds", type=float, default=6.0, help="of each paced run")
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/router_cpu_*")
     args = parser.parse_args()
-    import uvloop
-
-    rows = []
+    rows: list[dict[str, Any]] = []
     for door in args.doors:
         for streams in args.streams:
             for step_s in (0.0, PACE_S.get(streams, 0.1)):
                 each = args.tokens // streams if step_s == 0 else args.seconds / step_s
-                each = max(20, min(1500, int(each)))
-                with router() as where, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                    rows.append(runner.run(drive(where, door, streams, each, step_s)))
+                each = max(20, min(1400, int(each)))
+                try:
+                    rows.append(_run(door, streams, each, step_s))
+                except Unavailable as e:
+                    print(f"skipped: {e}", file=sys.stderr, flush=True)
+                    continue
                 print(json.dumps(rows[-1]), flush=True)
     result = {
         "environment": results.environment(),

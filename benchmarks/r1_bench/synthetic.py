@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Protocol, cast
 
 import grpc
 from r1_cluster.plan import Plan
@@ -22,16 +22,19 @@ from r1_serve.protos import reasoning_pb2 as north
 
 OPTIONS = (("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20))
 CHAT = "/r1.v1.Reasoning/Chat"
+MAX_TOKENS = 2000  # of every stream; its rank ends it within the three quarters that may be thought
 LAST_DIGIT = {ord(str(digit)): digit for digit in range(10)}
 
 
 class Rank:
-    """One synthetic rank. ``step_s`` 0: as fast as the router takes it. A request's first token goes out at once."""
+    """One synthetic rank. ``step_s`` 0: as fast as the router takes it. A request's first token goes out at once; it
+    ends after ``tokens``."""
 
-    def __init__(self, plan: Plan, name: str, digits: Sequence[int], *, seats: int, step_s: float) -> None:
+    def __init__(self, plan: Plan, name: str, digits: Sequence[int], *, seats: int, step_s: float, tokens: int) -> None:
         self.sent_at = [0.0] * 10  # of the last step with each digit
         self.tokens = 0
         self._digits = digits
+        self._limit = tokens
         self.paced = step_s > 0
         self._step_s = step_s
         self._running: dict[int, int] = {}  # request id to tokens left
@@ -65,7 +68,7 @@ class Rank:
                 while (message := await call.read()) is not grpc.aio.EOF:
                     if message.HasField("submit"):
                         submit = message.submit
-                        left = submit.sampling.max_tokens - 1
+                        left = min(self._limit, submit.sampling.max_tokens) - 1
                         first = pb.Delta(request_id=submit.request_id, token_ids=[self._digits[0]])
                         if left == 0:
                             first.finish = pb.FINISH_LENGTH
@@ -123,10 +126,17 @@ class Seen:
     broken: int = 0
 
 
+class Clock(Protocol):
+    """Whoever sends: when each digit was last sent."""
+
+    @property
+    def sent_at(self) -> Sequence[float]: ...
+
+
 class SseClient(asyncio.Protocol):
     """One streamed request over a connection of its own; reads nothing but the last character of what comes."""
 
-    def __init__(self, seen: Seen, body: bytes, ranks: Sequence[Rank], *, look: bool) -> None:
+    def __init__(self, seen: Seen, body: bytes, ranks: Sequence[Clock], *, look: bool) -> None:
         self.first = asyncio.get_running_loop().create_future()
         self.done = asyncio.get_running_loop().create_future()
         self._seen, self._body, self._ranks, self._look = seen, body, ranks, look
@@ -134,10 +144,12 @@ class SseClient(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._started = time.monotonic()
-        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: r1\r\nconnection: close\r\n"
-        cast(asyncio.Transport, transport).write(
-            head + b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(self._body) + self._body
-        )
+        self._transport = cast(asyncio.Transport, transport)
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: r1\r\ncontent-type: application/json\r\n"
+        self._transport.write(head + b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(self._body) + self._body)
+
+    def close(self) -> None:
+        self._transport.close()
 
     def data_received(self, data: bytes) -> None:
         seen, now = self._seen, time.monotonic()
@@ -147,8 +159,9 @@ class SseClient(asyncio.Protocol):
                 return
             seen.first_token.append(now - self._started)
             self.first.set_result(None)
-        elif self._look:
-            seen.pieces += data.count(b'"reasoning":"')
+            return
+        seen.pieces += data.count(b'"reasoning":"')
+        if self._look:
             at = data.rfind(b'"reasoning":"')
             digit = LAST_DIGIT.get(data[data.find(b'"', at + 13) - 1]) if at >= 0 else None
             if digit is not None:
@@ -179,6 +192,6 @@ async def grpc_client(
     first.set()
 
 
-def body(max_tokens: int) -> bytes:
+def body(max_tokens: int = MAX_TOKENS) -> bytes:
     request = {"messages": [{"role": "user", "content": "x"}], "stream": True, "max_tokens": max_tokens}
     return json.dumps({**request, "loop_guard": False}).encode()

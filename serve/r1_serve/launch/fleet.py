@@ -35,6 +35,10 @@ def private_environment() -> dict[str, str]:
         "VLLM_HOST_IP": "127.0.0.1",
         "GLOO_SOCKET_IFNAME": "lo",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray makes its workers nice (15): on a shared core a rank's engine would give way to everything else.
+        "RAY_worker_niceness": "0",
+        # Serve's controller looks after one deployment: at Ray's ten looks a second it takes 2 % of a core.
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.3",
         # Our accelerators may be CPU ranks that only claim to be GPUs: there is nothing to hide from a process.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_COLOR_PREFIX": "0",

@@ -31,13 +31,13 @@ def apply() -> None:
     upstream = experts.apply
     signature = inspect.signature(upstream)
 
-    def mapped(*args: Any, **kwargs: Any) -> None:
+    def mapped(*args: Any, **kwargs: Any) -> Any:
         call = signature.bind(*args, **kwargs).arguments
         expert_map = call["expert_map"]
         if expert_map is not None:
             call["topk_weights"], call["topk_ids"] = local_experts(call["topk_weights"], call["topk_ids"], expert_map)
             call["expert_map"] = None
-        upstream(**call)
+        return upstream(**call)  # vLLM 0.29 returns the output, 0.32 writes it into an argument
 
     experts.apply = mapped
 

@@ -45,6 +45,8 @@ class Rank:
         self.outbox: asyncio.Queue[pb.RouterMessage] = asyncio.Queue()
         self._work: dict[int, Work] = {}
         self._next_id = 1
+        self._view: RankView | None = None
+        self._viewed: tuple[object, ...] = ()
 
     @property
     def in_flight(self) -> int:
@@ -56,10 +58,16 @@ class Rank:
         return len(self._work) + self.others < self.hello.capacity.max_num_seqs
 
     def view(self) -> RankView:
+        """The same object as long as nothing has changed: a router of many ranks then looks at what did."""
+        kv_tokens = self.hello.capacity.kv_tokens
+        state = (len(self._work), self.others, self.load, self.draining, self.last_pick, kv_tokens)
+        if self._view is not None and self._viewed == state:
+            return self._view
+        self._viewed = state
         # Its load is of all routers but lags behind what this one has just sent: that waits there, or will.
         seen = self.load.running + self.load.waiting
         under_way = max(0, len(self._work) + self.others - seen)
-        return RankView(
+        self._view = RankView(
             worker_id=self.hello.worker_id,
             max_num_seqs=max(1, self.hello.capacity.max_num_seqs),
             max_waiting_requests=self.plan.limits.max_waiting_requests,
@@ -67,12 +75,13 @@ class Rank:
             running=self.load.running,
             waiting=self.load.waiting + under_way,
             kv_usage=self.load.kv_usage,
-            kv_tokens=self.hello.capacity.kv_tokens,
+            kv_tokens=kv_tokens,
             step_time_s=self.load.step_time_us / 1e6,
             draining=self.draining,
             last_pick=self.last_pick,
             gang_id=self.hello.gang_id,
         )
+        return self._view
 
     def submit(self, work: Work) -> int:
         request_id, self._next_id = self._next_id, self._next_id + 1

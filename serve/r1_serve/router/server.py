@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -74,6 +75,7 @@ async def _until_signalled(plans: Sequence[Plan], settings: RouterSettings, memb
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     router = Router(plans, settings, CollectorRegistry(), member=member)
     await router.start()
+    gc.freeze()  # modules and tokenizers stay: the collector need not walk them again and again under load
     try:
         await stop.wait()
     finally:

@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from r1_serve.protos import fleet_pb2 as fleet
 from r1_serve.protos import reasoning_pb2 as pb
 from r1_serve.protos import reasoning_pb2_grpc as rpc
-from r1_serve.router.north import COALESCE_ABOVE_CALLS
+from r1_serve.router import pace
 
 EOS = "<｜end▁of▁sentence｜>"
 THOUGHT = f"2 + 2 = 4\n</think>\n\nThe answer is 4.{EOS}"
@@ -165,9 +165,12 @@ async def test_a_fault_of_ours_shows_its_request_id_and_nothing_else(
     assert "ZeroDivisionError" in caplog.text
 
 
-async def test_with_many_calls_open_text_is_merged_and_none_is_lost(world: Any, channel: Any, says: Any) -> None:
+async def test_where_the_loop_is_busy_text_is_merged_and_none_is_lost(
+    world: Any, channel: Any, says: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "BUSY", -1.0)  # whatever it does
     await world.worker(says(THOUGHT))
-    calls = [events_of(rpc.ReasoningStub(channel).Chat(ask())) for _ in range(2 * COALESCE_ABOVE_CALLS)]
+    calls = [events_of(rpc.ReasoningStub(channel).Chat(ask())) for _ in range(32)]
     for events in await asyncio.gather(*calls):
         assert (text(events, "thinking"), text(events, "answer")) == ("2 + 2 = 4", "The answer is 4.")
 

@@ -1,0 +1,62 @@
+"""How often a gRPC call may send: as events come while the event loop keeps up, merged over time where it does not.
+
+A gRPC message costs several times a token's other work, so with many calls the loop can spend all its time on messages.
+How many calls are open says little about that: what matters is how much of its time the loop has left. It is asked to
+come back after a tick; by how much it comes late, it was at work (or waiting for a core) meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+TICK_S = 0.01
+WINDOW_S = 0.1
+LONGEST_S = 0.02  # a reader does not see it
+SHORTEST_S = 0.0025
+BUSY, CALM = 0.5, 0.25  # shares of the loop's time
+
+
+class Pace:
+    """Of all calls of one event loop. It ticks only while calls are open."""
+
+    def __init__(self) -> None:
+        self.interval_s = 0.0
+        self._open = 0
+        self._late_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Pace:
+        """A call opens."""
+        self._open += 1
+        if self._timer is None:
+            self._began = asyncio.get_running_loop().time()
+            self._late_s = 0.0
+            self._tick(self._began)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open -= 1
+
+    async def wait(self) -> None:
+        """Between two messages of a call."""
+        if self.interval_s:
+            await asyncio.sleep(self.interval_s)
+
+    def observe(self, share: float) -> None:
+        """The loop was at work for ``share`` of a window: wait longer, shorter or as before."""
+        if share > BUSY:
+            self.interval_s = min(LONGEST_S, max(SHORTEST_S, 2 * self.interval_s))
+        elif share < CALM:
+            self.interval_s = self.interval_s / 2 if self.interval_s > SHORTEST_S else 0.0
+
+    def _tick(self, due: float) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._late_s += now - due
+        if now - self._began >= WINDOW_S:
+            self.observe(self._late_s / (now - self._began))
+            self._began, self._late_s = now, 0.0
+        if self._open:
+            self._timer = loop.call_at(now + TICK_S, self._tick, now + TICK_S)
+        else:
+            self._timer = None
