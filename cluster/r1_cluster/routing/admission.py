@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from r1_cluster.routing.budget import Asked, Budget
+from r1_cluster.routing.drain import Drain
 from r1_cluster.routing.fairness import FairQueue
 from r1_cluster.routing.kv import Shape
 from r1_cluster.routing.prefix import Chain
-from r1_cluster.routing.quota import Accounts, Drain
+from r1_cluster.routing.quota import Accounts
 from r1_cluster.routing.tenants import Tenant
 
 UNASKED = Asked()

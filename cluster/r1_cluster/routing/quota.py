@@ -1,4 +1,4 @@
-"""What each tenant has used and reserved, shared with the other routers, and how fast the fleet frees tokens."""
+"""What each tenant has used and reserved, shared with the other routers."""
 
 from __future__ import annotations
 
@@ -34,9 +34,13 @@ class Usage:
     queued: int = 0
 
 
+NOTHING = Usage()
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One router's. ``uptime_s`` tells who was there first."""
+    """One router's. ``uptime_s`` tells who was there first. Of tenants left out the last report holds: nothing has
+    happened since."""
 
     router_id: str
     uptime_s: float
@@ -61,6 +65,11 @@ class _Account:
     asked_at: float = 0.0
     short_since: float | None = None  # of tokens
     full_since: float | None = None  # of slots
+    touched_at: float = -math.inf
+
+    def quiet(self, now: float) -> bool:
+        """Nothing has happened for so long that all have been told so."""
+        return not self.running and not self.queued and now - self.touched_at > MINUTE_S
 
     def ask(self, tokens: float, now: float) -> None:
         faded = math.exp(-(now - self.asked_at) / AHEAD_S)
@@ -83,8 +92,8 @@ class _Account:
 
 @dataclass(slots=True)
 class _Peer:
-    report: Report
     heard_at: float
+    usage: dict[str, Usage] = field(default_factory=dict)
 
 
 class Accounts:
@@ -111,7 +120,7 @@ class Accounts:
         limit = quota.tokens_per_minute
         if limit is None:
             return 0.0
-        account, needed = self._account(tenant, quota), min(tokens, limit)
+        account, needed = self._account(tenant, quota, now), min(tokens, limit)
         account.ask(needed, now)
         level = self._level(tenant, limit, now)
         if needed <= level:
@@ -127,14 +136,14 @@ class Accounts:
         """Take ``tokens``; negative gives back."""
         limit = quota.tokens_per_minute
         if limit is not None:
-            self._account(tenant, quota).level = min(float(limit), self._level(tenant, limit, now) - tokens)
+            self._account(tenant, quota, now).level = min(float(limit), self._level(tenant, limit, now) - tokens)
 
     def may_run(self, tenant: str, quota: Quota, now: float) -> bool:
         """Whether one more of the tenant's requests may run here."""
         limit = quota.max_running
         if limit is None:
             return True
-        account, routers = self._account(tenant, quota), self.routers(now)
+        account, routers = self._account(tenant, quota, now), self.routers(now)
         peers = self._usage(tenant, now)
         running = account.running + sum(peer.slots.owned - peer.slots.free for peer in peers.values())
         if account.running < self._slots(account, limit, now) and running < limit:
@@ -163,7 +172,9 @@ class Accounts:
             return
         if report.router_id not in self._peers:
             self._late |= report.uptime_s > now - self._begun_at + TOGETHER_S
-        self._peers[report.router_id] = _Peer(report, now)
+        peer = self._peers.setdefault(report.router_id, _Peer(now))
+        peer.heard_at = now
+        peer.usage.update(report.usage)
         for tenant, usage in report.usage.items():
             account = self.of(tenant)
             if account.level is None and account.limits == UNLIMITED:
@@ -173,35 +184,34 @@ class Accounts:
             got = account.tokens.take(report.router_id, usage.tokens.given.get(self.router_id, 0.0))
             if account.limits.tokens_per_minute is not None:
                 account.level = self._level(tenant, account.limits.tokens_per_minute, now) + got
-            account.slots.take(report.router_id, usage.slots.given.get(self.router_id, 0.0))
+            if account.slots.take(report.router_id, usage.slots.given.get(self.router_id, 0.0)) or got:
+                account.touched_at = now
 
     def report(self, now: float) -> Report:
         """Give what others lack, and say what is here."""
         for tenant in self._accounts:
             self._give(tenant, now)
         self.urgent = False
-        usage = {tenant: self._own(tenant, now) for tenant in self._accounts}
+        self._peers = {name: peer for name, peer in self._peers.items() if now - peer.heard_at < MINUTE_S}
+        usage = {tenant: self._own(tenant, now) for tenant, account in self._accounts.items() if not account.quiet(now)}
         usage = {tenant: own for tenant, own in usage.items() if own.tokens.limit or own.slots.limit}
         return Report(self.router_id, now - self._begun_at, usage)
 
     def could_give(self, report: Report, now: float) -> bool:
         """Whether this router could give now what that one lacks."""
-        return any(
-            (_short(usage.tokens) or _short(usage.slots)) and self._gifts(tenant, now) != ({}, {})
-            for tenant, usage in report.usage.items()
-        )
+        return any(_short(usage) and self._gifts(tenant, now) != ({}, {}) for tenant, usage in report.usage.items())
 
-    def _account(self, tenant: str, quota: Quota) -> _Account:
+    def _account(self, tenant: str, quota: Quota, now: float) -> _Account:
         account = self.of(tenant)
         account.limits = quota
+        account.touched_at = now
         return account
 
     def _fresh(self, now: float) -> list[str]:
-        self._peers = {name: peer for name, peer in self._peers.items() if now - peer.heard_at < FRESH_S}
-        return list(self._peers)
+        return [name for name, peer in self._peers.items() if now - peer.heard_at < FRESH_S]
 
     def _usage(self, tenant: str, now: float) -> dict[str, Usage]:
-        return {name: self._peers[name].report.usage.get(tenant, Usage()) for name in self._fresh(now)}
+        return {name: self._peers[name].usage.get(tenant, NOTHING) for name in self._fresh(now)}
 
     def _elsewhere(self, tenant: str, now: float) -> float:
         return sum(max(0.0, peer.tokens.owned) for peer in self._usage(tenant, now).values())
@@ -237,17 +247,23 @@ class Accounts:
         if per_minute is not None:
             level = self._level(tenant, per_minute, now)
             want = account.want_tokens(now)
-            tokens = Part(per_minute, level, max(0.0, level), want, account.tokens.given, account.tokens.taken)
+            tokens = Part(per_minute, level, max(0.0, level), want, *self._moved(account.tokens, now))
         if running is not None:
             owned = self._slots(account, running, now)
             free, want = max(0, owned - account.running), account.want_slots(now)
-            slots = Part(running, max(owned, account.running), free, want, account.slots.given, account.slots.taken)
+            slots = Part(running, max(owned, account.running), free, want, *self._moved(account.slots, now))
         return Usage(tokens, slots, account.queued)
+
+    def _moved(self, escrow: Escrow, now: float) -> tuple[dict[str, float], dict[str, float]]:
+        """Given to and taken from the routers that are still there."""
+        names = self._fresh(now)
+        given, taken = escrow.given, escrow.taken
+        return {n: given[n] for n in names if n in given}, {n: taken[n] for n in names if n in taken}
 
     def _gifts(self, tenant: str, now: float) -> tuple[dict[str, float], dict[str, float]]:
         """Of tokens and of slots."""
         peers = self._usage(tenant, now)
-        if not peers:
+        if not any(map(_short, peers.values())):
             return {}, {}
         account, own = self.of(tenant), self._own(tenant, now)
         tokens, slots = {self.router_id: own.tokens}, {self.router_id: own.slots}
@@ -264,39 +280,14 @@ class Accounts:
             account.level = (account.level or 0.0) - amount
         for name, amount in slots.items():
             account.slots.give(name, amount)
+        if tokens or slots:
+            account.touched_at = now
 
 
-def _short(part: Part) -> bool:
-    return part.want.first + part.want.more > part.owned
+def _short(usage: Usage) -> bool:
+    return any(part.want.first + part.want.more > part.owned for part in (usage.tokens, usage.slots))
 
 
 def _received(part: Part, amount: float) -> Part:
     """A part as it will be once what is under way has come."""
     return Part(part.limit, part.owned + amount, part.free, part.want, part.given, part.taken)
-
-
-class Drain:
-    """Tokens a second that ended requests freed, over about the last ``window_s`` seconds."""
-
-    def __init__(self, window_s: float = 60.0) -> None:
-        self._window_s = window_s
-        self._begun_at: float | None = None
-        self._at = 0.0
-        self._sum = 0.0
-
-    def freed(self, tokens: float, now: float) -> None:
-        if self._begun_at is None:
-            self._begun_at = self._at = now
-            return  # one end tells no rate
-        self._sum = self._faded(now) + tokens
-        self._at = now
-
-    def rate(self, now: float) -> float | None:
-        """None until enough has ended to tell."""
-        if self._begun_at is None or now <= self._begun_at or self._sum == 0.0:
-            return None
-        seen = self._window_s * -math.expm1(-(now - self._begun_at) / self._window_s)
-        return self._faded(now) / seen
-
-    def _faded(self, now: float) -> float:
-        return self._sum * math.exp(-(now - self._at) / self._window_s)

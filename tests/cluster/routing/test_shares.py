@@ -212,6 +212,25 @@ def test_a_router_that_is_gone_leaves_the_whole_rate_to_the_others() -> None:
     assert stays.routers(FRESH_S) == 1
 
 
+def test_tenants_at_rest_are_left_out_of_reports_and_nothing_is_forgotten() -> None:
+    a, b = Accounts("a"), Accounts("b")
+    for account in (a, b):
+        account.attached(2)
+    b.reserve("t", 25_000, QUOTA, 0.0)
+    b.wait_for("t", 20_000, QUOTA, 0.0)
+    a.hear(b.report(0.0), 0.0)
+    b.hear(a.report(0.1), 0.1)
+    for second in range(1, 80):
+        a.hear(b.report(float(second)), float(second))
+        b.hear(a.report(float(second)), float(second))
+    assert a.report(80.0).usage == b.report(80.0).usage == {}
+    assert b.of("t").tokens.taken["a"] == a.of("t").tokens.given["b"] > 0
+    b.wait_for("t", 59_000, QUOTA, 80.0)
+    a.hear(b.report(80.0), 80.0)
+    b.hear(a.report(80.1), 80.1)
+    assert b.wait_for("t", 59_000, QUOTA, 80.2) == 0
+
+
 RUNNING = Quota(max_running=30)
 
 
