@@ -67,7 +67,7 @@ chart-check: $(VENV)/.dev ## render the chart with every values file and variati
 	@$(BIN)/python -m r1_bench.chart.check helm $(ARGS)
 
 chart-schema: $(VENV)/.dev ## write helm/values.schema.json and what the chart's checks know, from types and catalog
-	@$(BIN)/python -m r1_bench.chart.values helm
+	@$(BIN)/python -m r1_bench.chart.generate helm
 
 kernels-aot: $(VENV)/.dev ## compile every kernel for sm_90 and sm_100 without a GPU, against the committed table; ARGS=--write
 	@$(BIN)/python -m r1_kernels.aot $(ARGS)

@@ -1,7 +1,6 @@
 """What simulating costs as the fleet grows: seconds a request and a token, and memory, from 8 to 10,000 GPUs.
 
-`python -m r1_bench.scale --plan PLAN.yaml` runs each size in a process of its own and writes
-benchmarks/results/simulator_scale_*.
+`python -m r1_bench.scale` runs each size in a process of its own and writes benchmarks/results/simulator_scale_*.
 """
 
 from __future__ import annotations
@@ -20,7 +19,15 @@ from r1_cluster.workload import load
 
 from r1_bench import results
 
-SIZES = {8: 4_000, 80: 20_000, 1_000: 100_000, 10_000: 400_000}  # GPUs: requests
+PLAN = """
+version: r1.plan/v1
+name: r1-tp8-h200
+model: {name: deepseek-r1, checkpoint: deepseek-ai/DeepSeek-R1}
+engine: {max_model_len: 65536, max_num_seqs: 256, max_num_batched_tokens: 8192}
+fleet: {accelerator: H200}
+pools: [{layout: {tensor_parallel_size: 8, expert_parallel_size: 8}}]
+"""
+SIZES = {8: 4_000, 80: 10_000, 1_000: 50_000, 10_000: 150_000}  # GPUs: requests
 COLUMNS = {
     "gpus": "GPUs",
     "ranks": "ranks",
@@ -83,15 +90,15 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plan", required=True)
+    parser.add_argument("--plan", help="default: R1 as TP8 on H200s")
     parser.add_argument("--workload", default="chat")
-    parser.add_argument("--per-gpu", type=float, default=0.4, help="requests/s a GPU")
+    parser.add_argument("--per-gpu", type=float, default=0.3, help="requests/s a GPU")
     parser.add_argument("--refresh", type=float, nargs="*", default=[1.0, 5.0])
     parser.add_argument("--sizes", type=int, nargs="*", default=list(SIZES), help="GPUs")
     parser.add_argument("--requests", type=int, help="instead of each size's own")
     parser.add_argument("--one", action="store_true", help="print the first combination as JSON; write nothing")
     args = parser.parse_args()
-    plan = Plan.load(args.plan)
+    plan = Plan.load(args.plan) if args.plan else Plan.from_yaml(PLAN)
     if args.one:
         size = args.sizes[0]
         count = args.requests or SIZES.get(size, 20_000)
@@ -100,16 +107,8 @@ def main() -> None:
     rows = []
     for size in args.sizes:
         for refresh in args.refresh:
-            command = [
-                sys.executable,
-                "-m",
-                "r1_bench.scale",
-                "--one",
-                "--plan",
-                args.plan,
-                "--workload",
-                args.workload,
-            ]
+            command = [sys.executable, "-m", "r1_bench.scale", "--one", "--workload", args.workload]
+            command += ["--plan", args.plan] if args.plan else []
             command += ["--per-gpu", str(args.per_gpu), "--refresh", str(refresh), "--sizes", str(size)]
             command += ["--requests", str(args.requests)] if args.requests else []
             done = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -198,3 +198,11 @@ priorityClassName: {{ . }}
 {{- fail (printf "the cluster has no %s: %s" (index . 1) (index . 2)) -}}
 {{- end -}}
 {{- end -}}
+
+{{/* Each of several router processes has a port of its own for workers, after the gRPC port. */}}
+{{- define "r1.fleetPorts" -}}
+{{- $r := .Values.router -}}
+{{- if gt (int $r.processes) 1 -}}
+- {port: {{ add1 $r.ports.grpc | int }}, endPort: {{ add $r.ports.grpc $r.processes | int }}}
+{{- end -}}
+{{- end -}}

@@ -22,7 +22,7 @@ spec:
   # Only the head's autoscaler asks the API server for anything.
   automountServiceAccountToken: {{ and (not $worker) $.Values.ray.autoscaler.enabled }}
   enableServiceLinks: false
-  terminationGracePeriodSeconds: {{ ternary (add ($pod.leaveSeconds | default 0) 60) $pod.terminationGracePeriodSeconds $worker | int }}
+  terminationGracePeriodSeconds: {{ add $.Values.ray.worker.leaveSeconds (ternary 60 120 $worker) }}
   securityContext: {{ toYaml $.Values.podSecurityContext | nindent 4 }}
   {{- include "r1.placement" (list $ $pod) | nindent 2 }}
   {{- with $pod.affinity }}
@@ -68,6 +68,8 @@ spec:
         - {name: RAY_COLOR_PREFIX, value: "0"}
         # A process may see the accelerators of its pod: Serve's own hold none.
         - {name: RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO, value: "0"}
+        # The preStop hook has drained already; Ray would wait half a minute more for its Serve controller.
+        - {name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S, value: "0"}
         - {name: HOME, value: /home/r1}
         - {name: R1_RUN_DIR, value: /tmp/r1}
         - {name: R1_LOG_FORMAT, value: json}
@@ -158,9 +160,9 @@ spec:
       {{- else }}
       lifecycle:
         preStop:
-          # Ranks on other pods may still be handing over what they run.
+          # A cluster's pods go together, and without the head Ray would end the others' ranks before they have left.
           exec:
-            command: [sleep, "5"]
+            command: [r1, leave, --head, --timeout, {{ add $.Values.ray.worker.leaveSeconds 30 | quote }}]
       {{- end }}
       volumeMounts:
         - {name: plan, mountPath: /etc/r1/plans, readOnly: true}

@@ -33,6 +33,7 @@ PlanName = Annotated[str, typer.Argument(metavar="PLAN", help="a shipped plan's 
 HttpPort = Annotated[int | None, typer.Option(help="HTTP API; 0 picks a free one [R1_HTTP_PORT, 8000]")]
 GrpcPort = Annotated[int | None, typer.Option(help="gRPC for clients and workers [R1_GRPC_PORT, 8001]")]
 Host = Annotated[str | None, typer.Option(help="address to listen on [R1_HOST, 127.0.0.1]")]
+Processes = Annotated[int | None, typer.Option(help="router processes on the same ports [R1_PROCESSES, 1]")]
 Threads = Annotated[int, typer.Option(min=1, help="OpenMP threads of each CPU worker; leave a core for the router")]
 
 
@@ -60,13 +61,15 @@ def router(
     http_port: HttpPort = None,
     grpc_port: GrpcPort = None,
     announce: Annotated[Path | None, typer.Option(help="write the ports here once both listen")] = None,
+    processes: Processes = None,
+    member: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run a router until SIGTERM or SIGINT."""
-    from r1_serve.router.server import serve as run
+    from r1_serve.router.command import run
     from r1_serve.settings import RouterSettings, load
 
-    loaded = [Plan.load(name) for name in plan]
-    run(loaded, load(RouterSettings, host=host, http_port=http_port, grpc_port=grpc_port, announce=announce))
+    flags = {"host": host, "http_port": http_port, "grpc_port": grpc_port, "announce": announce, "processes": processes}
+    run(plan, load(RouterSettings, **flags), member)
 
 
 @app.command()
@@ -76,6 +79,7 @@ def rehearse(
     host: Host = None,
     http_port: HttpPort = None,
     grpc_port: GrpcPort = None,
+    router_processes: Processes = None,
     threads: Threads = 1,
     logs: Annotated[Path, typer.Option(help="where a folder of logs is made")] = LOGS,
     announce: Annotated[Path | None, typer.Option(help="write the ports here once all is ready")] = None,
@@ -85,7 +89,7 @@ def rehearse(
     from r1_serve.launch.rehearse import rehearse as run
     from r1_serve.settings import RouterSettings, load
 
-    settings = load(RouterSettings, host=host, http_port=http_port, grpc_port=grpc_port)
+    settings = load(RouterSettings, host=host, http_port=http_port, grpc_port=grpc_port, processes=router_processes)
     loaded = Plan.load(plan)
     folder = logs / f"{datetime.now():%Y%m%d-%H%M%S}-{loaded.name}"
     begun = time.time() if started_at is None else started_at

@@ -141,6 +141,28 @@ class DeadlineExceeded(R1Error):
     grpc_status = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+class ClientStalled(R1Error):
+    """The client reads nothing: its stream is ended and its request with it."""
+
+    reason = "client_stalled"
+    http_status = 408
+    grpc_status = grpc.StatusCode.CANCELLED
+
+
+class BodyTimeout(InvalidRequest):
+    """The client does not send what it announced."""
+
+    reason = "body_timeout"
+    http_status = 408
+    grpc_status = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class TooManyConnections(R1Error):
+    reason = "too_many_connections"
+    http_status = 503
+    grpc_status = grpc.StatusCode.UNAVAILABLE
+
+
 class Cancelled(R1Error):
     """The client went away; nobody reads this but the log and the metrics."""
 

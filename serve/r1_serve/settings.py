@@ -38,7 +38,19 @@ class RouterSettings(LogSettings, TraceSettings):
     host: str = "127.0.0.1"
     http_port: int = Field(default=8000, ge=0, le=65535, description="0 picks a free one")
     grpc_port: int = Field(default=8001, ge=0, le=65535, description="clients and workers; 0 picks a free one")
+    processes: int = Field(default=1, ge=1, le=64, description="routers that share the ports")
+    fleet_port: int = Field(
+        default=0,
+        ge=0,
+        le=65000,
+        description="of several processes: the first of their ports for workers; 0: those after the gRPC port",
+    )
     max_body_bytes: int = Field(default=4 << 20, ge=1024)
+    max_connections: int = Field(default=8192, ge=1, description="HTTP, of one process; more are refused")
+    idle_s: float = Field(
+        default=15.0, gt=0, description="a connection's time to send a request's head; four times that for its body"
+    )
+    stall_s: float = Field(default=60.0, gt=0, description="how long a client may read nothing of its stream")
     request_timeout_s: float = Field(
         default=3600.0, gt=0, description="deadline of a request; it can only ask for less"
     )
@@ -55,6 +67,11 @@ class RouterSettings(LogSettings, TraceSettings):
     tenants: Path | None = Field(default=None, description="tenants.yaml, read again when it changes")
     debug_routing: bool = Field(default=False, description="serve /debug/routing: recent picks and refusals, and why")
     announce: Path | None = Field(default=None, description="file that is told the ports once both listen")
+
+    @property
+    def body_s(self) -> float:
+        """A request's time to send its body."""
+        return 4 * self.idle_s
 
 
 class WorkerSettings(LogSettings, TraceSettings):

@@ -69,7 +69,7 @@ def test_faults_of_ours_are_the_errors_that_are_neither_the_clients_nor_the_load
         if isinstance(kind, type) and issubclass(kind, R1Error):
             tree[kind.reason] = kind
     fleet = {"attach_refused", "already_attached", "bad_frame", "startup"}  # no client meets these
-    load = {"fleet_saturated", "deadline_unreachable"}  # the queue's alert, and misses of the service level
+    load = {"fleet_saturated", "deadline_unreachable", "too_many_connections"}  # have alerts or metrics of their own
     faults = {reason for reason, kind in tree.items() if kind.http_status >= 500} - load - fleet
     clients = set(tree) - faults - load - fleet
     text = next(rule["expr"] for rule in RULES if rule.get("record") == "r1:request_fault:ratio_rate5m")

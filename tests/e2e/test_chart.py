@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def test_3_the_helm_test_asks_over_http_and_grpc_and_both_say_132(release: Relea
 
 
 def test_4_the_workers_prestop_hook_lets_its_rank_leave_while_the_router_stays(release: Release) -> None:
-    done = release.local.leave()
+    done = release.local.pre_stop("worker")
     assert done.returncode == 0
     assert done.stdout == ""
     release.until(lambda: not state(release)["ready"])
@@ -100,7 +101,13 @@ def test_4_the_workers_prestop_hook_lets_its_rank_leave_while_the_router_stays(r
     assert release.local.probe("router", "livenessProbe") == 200
 
 
-def test_5_every_container_ends_on_sigterm_within_its_grace(release: Release) -> None:
-    for name in ("router", "worker", "head"):
-        release.parts[name].send_signal(signal.SIGTERM)
-        release.parts[name].wait(30)
+def test_5_every_container_ends_on_sigterm_and_the_heads_prestop_hook_waits_for_its_workers(release: Release) -> None:
+    with ThreadPoolExecutor() as pool:
+        head = pool.submit(release.local.pre_stop, "head")
+        for name in ("router", "worker"):
+            release.parts[name].send_signal(signal.SIGTERM)
+            release.parts[name].wait(30)
+        done = head.result(60)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    release.parts["head"].send_signal(signal.SIGTERM)
+    release.parts["head"].wait(30)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import tomllib
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -13,10 +14,12 @@ import helm_python
 import pytest
 import yaml
 from r1_bench.chart import policy, validate
-from r1_bench.chart.check import generated, lint, names, refusal
+from r1_bench.chart.check import lint, names, outdated, refusal
 from r1_bench.chart.matrix import WRONG, Case, Wrong, cases, ready_made
 from r1_bench.chart.render import Refused, Rendered, Value, merge, render, values_file
 from r1_cluster.plan import PLANS, Plan, shipped
+from r1_serve.cli import app
+from typer.testing import CliRunner
 
 CHART = Path(__file__).parents[2] / "helm"
 CRDS = Path(__file__).parents[3] / "shared" / "data" / "kuberay"
@@ -83,7 +86,7 @@ def test_the_policies_see_what_they_forbid() -> None:
 
 
 def test_generated_files_are_up_to_date() -> None:
-    assert generated(CHART) == []
+    assert outdated(CHART) == []
 
 
 @pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)
@@ -124,9 +127,13 @@ def test_the_grace_covers_what_a_pod_does_before_it_ends(path: Path) -> None:
     drain = next(v["value"] for v in router["containers"][0]["env"] if v["name"] == "R1_DRAIN_S")
     wait = router["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1]
     assert router["terminationGracePeriodSeconds"] >= int(drain) + int(wait) + 30
-    worker = rendered.one("RayService")["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["template"]["spec"]
-    wait = worker["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1]
-    assert worker["terminationGracePeriodSeconds"] >= int(wait) + 30
+    cluster = rendered.one("RayService")["spec"]["rayClusterConfig"]
+    waits = []
+    for group in (cluster["workerGroupSpecs"][0], cluster["headGroupSpec"]):
+        pod = group["template"]["spec"]
+        waits.append(int(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1]))
+        assert pod["terminationGracePeriodSeconds"] >= waits[-1] + 30
+    assert waits[1] > waits[0]  # the head goes last
 
 
 def test_workers_call_the_service_that_finds_routers_before_they_are_ready() -> None:
@@ -221,3 +228,48 @@ def test_the_outside_reaches_the_api_and_nothing_else() -> None:
         assert "/metrics" not in text
     grpc = rendered_case("values-nano gateway").one("GRPCRoute")["spec"]["rules"][0]["matches"]
     assert {match["method"]["service"] for match in grpc} == {"r1.v1.Reasoning", "grpc.health.v1.Health"}
+
+
+@pytest.mark.parametrize(
+    ("model", "gpus"),
+    [("nano", "2xcpu"), ("deepseek-r1", "16xH200"), ("r1-distill-qwen-32b", "8xH100")],
+)
+def test_what_the_planner_emits_is_taken_as_it_is(model: str, gpus: str) -> None:
+    emitted = CliRunner().invoke(app, ["plan", "--model", model, "--gpus", gpus, "--emit", "helm-values"])
+    assert emitted.exit_code == 0, emitted.output
+    values = yaml.safe_load(emitted.stdout)
+    weights = {} if model == "nano" else {"weights": {"type": "pvc", "pvc": {"existingClaim": "weights"}}}
+    rendered = render(CHART, merge(values, weights))
+    assert validate.faults(rendered.objects, None) + policy.faults(rendered) == []
+    (text,) = (each["data"]["plan.yaml"] for each in rendered.kind("ConfigMap") if "plan.yaml" in each["data"])
+    assert Plan.from_yaml(text) == Plan.from_yaml(yaml.safe_dump(values["plan"]))
+
+
+def test_the_planners_notes_do_not_make_another_cluster() -> None:
+    values = values_file(CHART / "values-nano.yaml")
+    again = merge(values, {"plan": {"name": "again", "reasons": ["the same in other words"], "memory": []}})
+    assert _plan_hash(again) == _plan_hash(values)
+    assert len(render(CHART, merge(again, {"previousPlans": [values["plan"]]})).kind("ConfigMap")) == 1
+
+
+def _plan_hash(values: Value) -> str:
+    found: str = render(CHART, values).one("RayService")["metadata"]["annotations"]["r1-serve/plan"]
+    return found
+
+
+def test_the_charts_versions_are_the_projects() -> None:
+    root = CHART.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    values = values_file(CHART / "values.yaml")
+    assert chart["appVersion"] == project["version"]
+    assert f"\nray=={values['ray']['version']}\n" in (root / "requirements/cpu.lock").read_text(encoding="utf-8")
+
+
+def test_routers_scale_on_metrics_that_routers_have() -> None:
+    documented = (CHART.parent / "docs/metrics.md").read_text(encoding="utf-8")
+    for metric in ("r1_queued_requests", "r1_streams"):
+        assert f"| `{metric}` |" in documented
+        for name in ("hpa", "keda"):
+            text = json.dumps(rendered_case(f"values-nano {name}").objects)
+            assert metric in text

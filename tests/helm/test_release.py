@@ -22,7 +22,9 @@ def nano(chart: Path) -> Value:
 @pytest.fixture
 def cluster(api: ApiServer) -> Iterator[helm_python.Config]:
     # Helm's own record in memory: its client writes Secrets as protobuf.
-    with helm_python.Config(kubeconfig_content=api.kubeconfig, namespace=NAMESPACE, storage_driver="memory") as config:
+    with helm_python.Config(
+        kubeconfig_content=api.kubeconfig, namespace=NAMESPACE, storage_driver="memory", qps=1e4, burst_limit=10_000
+    ) as config:
         yield config
 
 
@@ -111,7 +113,11 @@ def test_an_uninstall_leaves_nothing_but_the_fetched_weights(
 def test_a_cluster_without_kuberay_is_told_to_install_it(bare_api: ApiServer, chart: Path, nano: Value) -> None:
     with (
         helm_python.Config(
-            kubeconfig_content=bare_api.kubeconfig, namespace=NAMESPACE, storage_driver="memory"
+            kubeconfig_content=bare_api.kubeconfig,
+            namespace=NAMESPACE,
+            storage_driver="memory",
+            qps=1e4,
+            burst_limit=10_000,
         ) as cluster,
         pytest.raises(helm_python.HelmError, match=r"no ray.io/v1/RayService: install KubeRay 1\.6 or newer first"),
     ):

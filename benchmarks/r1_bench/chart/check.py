@@ -9,14 +9,14 @@ from pathlib import Path
 
 import helm_python
 
-from r1_bench.chart import policy, validate, values
+from r1_bench.chart import generate, policy, validate
 from r1_bench.chart.matrix import WRONG, Wrong, cases
 from r1_bench.chart.render import Refused, merge, render, values_file
 
 
-def generated(chart: Path) -> list[str]:
+def outdated(chart: Path) -> list[str]:
     """The files that are made from types and catalog are as these make them."""
-    wanted = {"values.schema.json": values.schema(), "files/facts.json": values.facts()}
+    wanted = generate.generated()
     return [
         f"{name} is out of date: `make chart-schema`"
         for name, text in wanted.items()
@@ -49,7 +49,7 @@ def check(chart: Path, crds: Path) -> dict[str, int]:
     kuberay = validate.kuberay(crds)
     if kuberay is None:
         print(f"KubeRay's CRDs are not in {crds}: RayService is checked as far as its pods", file=sys.stderr)
-    violations, objects, charts = generated(chart), 0, 0
+    violations, objects, charts = outdated(chart), 0, 0
     for case in cases(chart):
         charts += 1
         try:

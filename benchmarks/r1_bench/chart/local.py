@@ -33,13 +33,14 @@ def free_port() -> int:
 
 
 def ray_start(kind: str, group: Value, head_port: int) -> list[str]:
-    """The command that KubeRay gives a Ray container (``generateRayStartCommand`` in its common/pod.go)."""
+    """The command that KubeRay gives a Ray container (``BuildPod`` in its common/pod.go)."""
     given = group["rayStartParams"]
     parameters = {"block": "true", "metrics-export-port": "8080", "dashboard-agent-listen-port": "52365"} | given
     if kind == "worker":
         parameters = {"address": f"{LOOPBACK}:{head_port}"} | parameters
     flags = [f"--{key}" if value == "true" else f"--{key}={value}" for key, value in sorted(parameters.items())]
-    return ["ray", "start", *(["--head"] if kind == "head" else []), *flags]
+    command = " ".join(["ray", "start", *(["--head"] if kind == "head" else []), *flags])
+    return ["/bin/bash", "-c", "--", f"ulimit -n ${{RAY_START_ULIMIT_OPEN_FILES:-65536}}; {command}"]
 
 
 @dataclass
@@ -88,10 +89,10 @@ class Local:
         command = _command(self._pod("test")["containers"][0])
         return self._complete("test", [part.replace(f"{RELEASE}:", f"{LOOPBACK}:") for part in command])
 
-    def leave(self) -> subprocess.CompletedProcess[str]:
-        """The worker's preStop hook."""
-        container = self._pod("worker")["containers"][0]
-        return self._complete("worker", _command({"command": container["lifecycle"]["preStop"]["exec"]["command"]}))
+    def pre_stop(self, part: str) -> subprocess.CompletedProcess[str]:
+        """The hook of ``head`` or ``worker``."""
+        container = self._pod(part)["containers"][0]
+        return self._complete(part, _command({"command": container["lifecycle"]["preStop"]["exec"]["command"]}))
 
     def deploy(self) -> None:
         """What KubeRay does with ``serveConfigV2``."""
@@ -159,6 +160,8 @@ class Local:
         }
         if self.cluster.get("authOptions", {}).get("mode") == "token":
             environment |= {"RAY_AUTH_TOKEN": self.token}
+        if part in ("head", "worker"):
+            environment |= {"RAY_ADDRESS": f"{LOOPBACK}:{self.gcs}"}
         for variable in spec["containers"][0]["env"]:
             value = variable.get("value")
             if variable.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath") == "status.podIP":

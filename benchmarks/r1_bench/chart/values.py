@@ -7,12 +7,9 @@ Only shapes are here. What one value says of another (a gang that does not fit i
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from r1_cluster.catalog.models import MODELS
 from r1_cluster.plan import Plan
 
 Quantity = str | float
@@ -140,7 +137,6 @@ class Startup(_Strict):
 
 class Head(Pod):
     rayStartParams: Text
-    terminationGracePeriodSeconds: Count
     startup: Startup
 
 
@@ -317,27 +313,3 @@ def _bare(value: Any) -> Any:
     if isinstance(value, list):
         return [_bare(each) for each in value]
     return value
-
-
-# Accelerators of one node (of one Kubernetes node: a GB200 compute tray has four of its domain's 72).
-GPUS_PER_NODE = {"A100": 8, "H20": 8, "H800": 8, "H100": 8, "H200": 8, "B200": 8, "GB200": 4, "MI300X": 8}
-
-
-def facts() -> str:
-    """What the chart's checks must know of models and nodes, from the catalog."""
-    models = {
-        name: {"heads": found.heads, "experts": found.experts.routed if found.experts else 0}
-        for name, found in sorted(MODELS.items())
-    }
-    return json.dumps({"models": models, "gpusPerNode": GPUS_PER_NODE}, indent=1) + "\n"
-
-
-def main() -> None:
-    """Write the chart's generated files below the folder given."""
-    chart = Path(sys.argv[1])
-    (chart / "values.schema.json").write_text(schema(), encoding="utf-8")
-    (chart / "files" / "facts.json").write_text(facts(), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

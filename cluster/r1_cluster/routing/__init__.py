@@ -3,8 +3,9 @@
 The live router and the simulator call the same code. Start at ``dispatcher.py``, which puts all of it in one place.
 ``fleet.py`` is what a policy sees, ``policy.py`` filters, scores, picks and explains, ``parts.py`` and ``spec.py`` have
 the parts and the shipped policies. What they see ahead comes from ``survival.py``, ``lengths.py`` and ``kv.py``;
-``prefix.py`` knows the ranks' prefix caches. ``budget.py``, ``tenants.py``, ``fairness.py``, ``quota.py`` and
-``admission.py`` decide who is let in, when, and to think how long; ``scaling.py`` how many gangs there should be.
+``prefix.py`` knows the ranks' prefix caches, ``table.py`` keeps the ranks as columns. ``budget.py``, ``tenants.py``,
+``fairness.py``, ``quota.py``, ``shares.py`` (limits shared between routers) and ``admission.py`` decide who is let in,
+when, and to think how long; ``scaling.py`` how many gangs there should be.
 """
 
 from __future__ import annotations

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from r1_cluster.routing.budget import Asked, Budget
+from r1_cluster.routing.drain import Drain
 from r1_cluster.routing.fairness import FairQueue
 from r1_cluster.routing.kv import Shape
 from r1_cluster.routing.prefix import Chain
-from r1_cluster.routing.quota import Accounts, Drain
+from r1_cluster.routing.quota import Accounts
 from r1_cluster.routing.tenants import Tenant
 
 UNASKED = Asked()
@@ -160,7 +161,7 @@ class Admission:
         short calls would starve the long thoughts.
         """
         for ticket in self._queue.heads():
-            if self._may_run(ticket):
+            if self._may_run(ticket, now):
                 yield ticket
                 if now - ticket.queued_at >= self.rules.patience_s:
                     return
@@ -193,10 +194,9 @@ class Admission:
         """Whether a queued request can no longer be done in time."""
         return self._too_late(ticket.arrival, ticket.estimate, room, now, waits=False)
 
-    def _may_run(self, ticket: Ticket) -> bool:
+    def _may_run(self, ticket: Ticket, now: float) -> bool:
         tenant = ticket.arrival.tenant
-        limit = tenant.quota.max_running
-        return limit is None or self._accounts.of(tenant.name).running < limit
+        return self._accounts.may_run(tenant.name, tenant.quota, now)
 
     def _too_long(self, arrival: Arrival, room: Room) -> Refusal | None:
         longest, largest = arrival.prompt_tokens + arrival.max_tokens, room.kv_tokens_of_largest_rank
@@ -218,7 +218,7 @@ class Admission:
                 f"retry in {self._retry(wait):.0f} s, or lower max_tokens or the thinking budget",
                 self._retry(wait),
             )
-        if quota.max_queued is not None and self._accounts.of(tenant.name).queued >= quota.max_queued:
+        if not self._accounts.may_wait(tenant.name, quota, now):
             retry = self._retry(self.wait_s(now, estimate.tokens))
             return Refusal(
                 Reason.TENANT_QUOTA,

@@ -56,7 +56,8 @@ class RankTable:
         """Be exactly these ranks."""
         for view in ranks:
             row = self._ids.get(view.worker_id)
-            if row is None or self._views[row] is not view:
+            old = None if row is None else self._views[row]
+            if old is not view and old != view:
                 self.put(view)
         if len(self._views) != len(ranks):
             for worker_id in set(self._ids) - {view.worker_id for view in ranks}:

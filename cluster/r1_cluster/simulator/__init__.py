@@ -7,22 +7,20 @@ its steps take, ``events.py`` what else happens to a fleet, ``metrics.py`` and `
 from __future__ import annotations
 
 from r1_cluster.simulator.costs import Linear
-from r1_cluster.simulator.events import Drain, Failure, Scaler, Scenario, Seen, Threshold
+from r1_cluster.simulator.events import Autoscaling, Drain, Failure, Scenario
 from r1_cluster.simulator.metrics import Slo
 from r1_cluster.simulator.options import SimulationError
 from r1_cluster.simulator.report import Report
 from r1_cluster.simulator.simulation import Simulation
 
 __all__ = [
+    "Autoscaling",
     "Drain",
     "Failure",
     "Linear",
     "Report",
-    "Scaler",
     "Scenario",
-    "Seen",
     "Simulation",
     "SimulationError",
     "Slo",
-    "Threshold",
 ]

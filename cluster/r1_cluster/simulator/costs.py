@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from r1_cluster.catalog import gpu, model
+from r1_cluster.catalog import Architecture, gpu, model
 from r1_cluster.perf.layout import Split
 from r1_cluster.perf.step import Batch, Engine
 from r1_cluster.plan import Plan, PlanError, Pool
@@ -92,16 +92,16 @@ NANO = Linear(step_s=0.008, sequence_s=0.0009, kv_token_s=2e-8, prompt_token_s=6
 def costs_of(plan: Plan, pool: Pool, profile: Linear | None = None) -> Costs:
     """Of one gang of ``pool``. Raises PlanError for an unknown model or GPU and for weights that do not fit."""
     try:
-        shape = model(plan.model.checkpoint if plan.model.name not in plan.model.checkpoint else plan.model.name)
+        shape = _architecture(plan)
         if plan.fleet.accelerator == "cpu":
             size = (plan.fleet.kv_cache_gib_per_rank or 0) * 2**30
-            tokens = int(size / (shape.layers * shape.attention.kv_values * 4))
+            tokens = int(size / (shape.kv_bytes_per_token("float32")))
             return _with_kv(profile or NANO, tokens)
         card = gpu(plan.fleet.accelerator)
     except ValueError as e:
         raise PlanError(f"plan {plan.name}: {e}") from e
-    engine = Engine.of(shape, card, split_of(pool), "vllm")
-    known = {each.pool: each.kv_tokens for each in getattr(plan, "memory", ())}
+    engine = Engine.of(shape, card, split_of(pool), "vllm", kv_dtype=plan.engine.kv_cache_dtype)
+    known = {each.pool: each.kv_tokens for each in plan.memory}
     data = pool.layout.data_parallel_size
     tokens = known.get(pool.name) or engine.kv_tokens(utilization=plan.engine.gpu_memory_utilization) // data
     if tokens < plan.engine.max_num_batched_tokens:
@@ -110,6 +110,14 @@ def costs_of(plan: Plan, pool: Pool, profile: Linear | None = None) -> Costs:
             "rank, less than one step works on: use more or larger GPUs, or r1 plan"
         )
     return _with_kv(profile, tokens) if profile else Modelled(engine, tokens)
+
+
+def _architecture(plan: Plan) -> Architecture:
+    """By the served name, which may be one's own; then by the checkpoint, which may be a folder."""
+    try:
+        return model(plan.model.name)
+    except ValueError:
+        return model(plan.model.checkpoint)
 
 
 def split_of(pool: Pool) -> Split:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
+from r1_cluster.routing.scaling import ScalingRules
 from r1_cluster.simulator.metrics import Slo
 
 
@@ -28,50 +28,14 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What a scaler goes by. ``gangs``: up or starting; ``pressure``: forecast KV over all KV."""
+class Autoscaling:
+    """The fleet's own ``decide`` by ``rules``, asked every ``every_s`` seconds. A new gang is up after ``start_s``; one
+    too many drains for ``grace_s``."""
 
-    now: float
-    gangs: int
-    queued: int
-    pressure: float
-
-
-class Scaler(Protocol):
-    """Asked every ``every_s`` seconds how many gangs there should be, never above ``most``. A new one is up after
-    ``start_s``; one too many drains for ``grace_s``."""
-
-    @property
-    def every_s(self) -> float: ...
-    @property
-    def start_s(self) -> float: ...
-    @property
-    def grace_s(self) -> float: ...
-    @property
-    def most(self) -> int: ...
-
-    def gangs(self, seen: Seen) -> int: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Threshold:
-    """One gang more where requests wait or forecast KV passes ``up``, one less below ``down``."""
-
-    least: int
-    most: int
-    up: float = 0.8
-    down: float = 0.4
-    every_s: float = 30.0
+    rules: ScalingRules
+    every_s: float = 5.0
     start_s: float = 300.0
     grace_s: float = 60.0
-
-    def gangs(self, seen: Seen) -> int:
-        wanted = seen.gangs
-        if seen.queued or seen.pressure > self.up:
-            wanted += 1
-        elif seen.pressure * seen.gangs < self.down * (seen.gangs - 1):
-            wanted -= 1
-        return max(self.least, min(self.most, wanted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +44,6 @@ class Scenario:
 
     failures: Sequence[Failure] = ()
     drains: Sequence[Drain] = ()
-    scaler: Scaler | None = None
+    scaling: Autoscaling | None = None
     slo: Slo = field(default_factory=Slo)
     max_seconds: float = 1e9

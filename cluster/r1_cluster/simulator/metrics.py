@@ -24,7 +24,7 @@ class Slo:
 @dataclass(slots=True)
 class Metrics:
     """Over all requests that ended. ``history``: (time, share of KV in use, running, queued). ``scaled``: how many
-    gangs a scaler wanted, and when."""
+    gangs autoscaling wanted, and when."""
 
     slo: Slo
     ttft: Sketch = field(default_factory=Sketch)

@@ -13,13 +13,14 @@ from r1_cluster.workload import Workload
 @dataclass(frozen=True, slots=True, eq=False)
 class Report:
     """``window``: output tokens and seconds between the arrivals of a fifth of the requests and of the last one, where
-    the fleet neither fills nor empties. ``gpus``: at the start."""
+    the fleet neither fills nor empties. ``gpus``: at the start; ``gpu_seconds``: of all while they were up."""
 
     plan: Plan
     workload: Workload
     seed: int
     requests: int
     gpus: int
+    gpu_seconds: float
     simulated_seconds: float
     metrics: Metrics
     window: tuple[int, float] | None
@@ -36,6 +37,11 @@ class Report:
         return self.metrics.output_tokens / self.simulated_seconds if self.simulated_seconds else 0.0
 
     @property
+    def mean_gpus(self) -> float:
+        """Those up, over the whole run."""
+        return self.gpu_seconds / self.simulated_seconds if self.simulated_seconds else float(self.gpus)
+
+    @property
     def good_share(self) -> float:
         """Of all requests, refused ones included, those that kept the SLO."""
         return self.metrics.good / self.requests if self.requests else 0.0
@@ -50,12 +56,13 @@ class Report:
             "workload_hash": self.workload.hash,
             "seed": self.seed,
             "gpus": self.gpus,
+            "mean_gpus": round(self.mean_gpus, 3),
             "requests": self.requests,
             "completed": m.ended,
             "refused": dict(sorted(m.refused.items())),
             "unfinished": self.requests - m.ended - sum(m.refused.values()),
             "throughput": round(self.throughput, 3),
-            "throughput_per_gpu": round(self.throughput / self.gpus, 3),
+            "throughput_per_gpu": round(self.throughput / (self.mean_gpus or 1), 3),
             "requests_per_second": round(m.ended / seconds, 6),
             "goodput": round(m.good / seconds, 6),
             "good_share": round(self.good_share, 6),

@@ -22,9 +22,10 @@ from r1_cluster.routing.budget import Asked
 from r1_cluster.routing.dispatcher import SHORTLIST, Dispatcher, Start
 from r1_cluster.routing.lengths import Outcome
 from r1_cluster.routing.prefix import PrefixIndex
+from r1_cluster.routing.scaling import FleetDemand, ScalingState, decide
 from r1_cluster.routing.tenants import Tenant
 from r1_cluster.simulator.costs import Linear, costs_of
-from r1_cluster.simulator.events import Scaler, Scenario, Seen
+from r1_cluster.simulator.events import Autoscaling, Scenario
 from r1_cluster.simulator.gang import Gang, Limits
 from r1_cluster.simulator.job import Job
 from r1_cluster.simulator.metrics import Metrics
@@ -49,6 +50,7 @@ class _Unit:
     gpus: int
     rows: list[int] = field(default_factory=list)
     up: bool = False
+    up_since: float = 0.0
     draining: bool = False
 
 
@@ -90,7 +92,8 @@ class Simulation:
         self._begins_with: list[_Unit] = []
         self._by_worker: dict[str, tuple[_Unit, int]] = {}
         self._coming: set[int] = set()  # gangs that are starting
-        most = self.scenario.scaler.most if self.scenario.scaler else 0
+        most = self.scenario.scaling.rules.max_gangs if self.scenario.scaling else 0
+        self._scaling = ScalingState()
         engine = Limits(plan.engine.max_num_seqs, plan.engine.max_num_batched_tokens, plan.engine.enable_prefix_caching)
         for pool in plan.pools:
             costs = costs_of(plan, pool, profile)
@@ -124,6 +127,7 @@ class Simulation:
         self._picks = itertools.count(1)
         self._due: dict[int, float] = {}  # unit -> the time its event in the heap is for
         self._chains: dict[tuple[int, int], tuple[bytes, ...]] = {}
+        self._gpu_seconds = 0.0
         self._lag = self._units[0].gang.costs.first_token_s
         self._look_at = math.inf
         self._tokens_at_window: tuple[float, int] | None = None
@@ -304,8 +308,8 @@ class Simulation:
             self._coming.discard(which)
             self._attach(self._units[which])
             self._pump()
-        elif self.scenario.scaler is not None:
-            self._scale(self.scenario.scaler)
+        elif self.scenario.scaling is not None:
+            self._scale(self.scenario.scaling)
 
     def _step(self, which: int) -> None:
         unit = self._units[which]
@@ -345,7 +349,7 @@ class Simulation:
     def _attach(self, unit: _Unit) -> None:
         if unit.up:
             return
-        unit.up, unit.draining, unit.rows = True, False, []
+        unit.up, unit.up_since, unit.draining, unit.rows = True, self.now, False, []
         for rank in range(len(unit.gang.ranks)):
             view = self._view(unit, rank)
             self._by_worker[view.worker_id] = (unit, rank)
@@ -370,6 +374,7 @@ class Simulation:
         unit = self._units[which]
         if not unit.up:
             return False
+        self._gpu_seconds += unit.gpus * (self.now - unit.up_since)
         lost = unit.gang.fail()
         self._watch(unit)
         unit.up = unit.draining = False
@@ -388,28 +393,30 @@ class Simulation:
             self.dispatcher.table.put(self._view(unit, rank))
         self._push(self.now + grace_s, _STOP, which)
 
-    def _scale(self, scaler: Scaler) -> None:
-        coming = self._coming
+    def _scale(self, by: Autoscaling) -> None:
+        """As the fleet's own policy decides; service level burn is left out of what it sees."""
+        coming, admission = self._coming, self.dispatcher.admission
         up = [unit.number for unit in self._units if unit.up and not unit.draining]
-        dispatcher = self.dispatcher
-        seen = Seen(self.now, len(up) + len(coming), dispatcher.admission.queued, dispatcher.table.pressure)
-        wanted = scaler.gangs(seen)
+        pressure = self.dispatcher.table.pressure
+        demand = FleetDemand(len(up), len(coming), admission.queued, admission.wait_s(self.now), pressure)
+        decision, self._scaling = decide(demand, by.rules, self._scaling, self.now)
+        more = decision.gangs - len(up) - len(coming)
         down = [unit.number for unit in self._units if not unit.up and unit.number not in coming]
-        for which in down[: max(0, wanted - seen.gangs)]:
+        for which in down[: max(0, more)]:
             coming.add(which)
-            self._push(self.now + scaler.start_s, _UP, which)
-        for which in up[len(up) - max(0, seen.gangs - wanted) :]:
-            self._drain(which, scaler.grace_s)
-        self.metrics.scaled.append((self.now, wanted))
-        self._push(self.now + scaler.every_s, _SCALE, 0)
+            self._push(self.now + by.start_s, _UP, which)
+        for which in up[len(up) - max(0, -more) :]:
+            self._drain(which, by.grace_s)
+        self.metrics.scaled.append((self.now, decision.gangs))
+        self._push(self.now + by.every_s, _SCALE, 0)
 
     def _schedule(self) -> None:
         for number, failure in enumerate(self.scenario.failures):
             self._push(failure.at, _FAIL, number)
         for number, drain in enumerate(self.scenario.drains):
             self._push(drain.at, _DRAIN, number)
-        if self.scenario.scaler is not None:
-            self._push(self.scenario.scaler.every_s, _SCALE, 0)
+        if self.scenario.scaling is not None:
+            self._push(self.scenario.scaling.every_s, _SCALE, 0)
 
     def _push(self, at: float, kind: int, which: int) -> None:
         heapq.heappush(self._events, (at, next(self._numbers), kind, which))
@@ -432,12 +439,14 @@ class Simulation:
             (t0, n0), (t1, n1) = self._tokens_at_window, self._tokens_at_last
             window = (n1 - n0, t1 - t0)
         gangs = [unit.gang for unit in self._units]
+        still = sum(unit.gpus * (self.now - unit.up_since) for unit in self._units if unit.up)
         return Report(
             plan=self.plan,
             workload=self.workload,
             seed=self.seed,
             requests=self.requests,
             gpus=sum(unit.gpus for unit in self._begins_with),
+            gpu_seconds=self._gpu_seconds + still,
             simulated_seconds=self.now,
             metrics=self.metrics,
             window=window,

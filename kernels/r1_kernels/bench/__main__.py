@@ -1,9 +1,9 @@
 """`make bench-kernels`: check the fused MoE kernels against the reference in float64, then time them on this GPU.
 
 Beside vLLM's Triton experts where vLLM's GPU build is installed, the same passes in plain Triton, and the floor: the
-bytes a call must touch over the bandwidth measured here. All sides start from BF16 tokens and chosen experts; routing is timed on its own. `--write
-FOLDER` leaves kernels_<gpu>_<date>.{json,md} there. The last line is one JSON object. Exit code 2 without a GPU, 1
-where a result is wrong.
+bytes a call must touch over the bandwidth measured here. All sides start from BF16 tokens and chosen experts; routing
+is timed on its own. `--write FOLDER` leaves kernels_<gpu>_<date>.{json,md} there. The last line is one JSON object.
+Exit code 2 without a GPU, 1 where a result is wrong.
 """
 
 from __future__ import annotations

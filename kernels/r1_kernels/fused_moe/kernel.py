@@ -110,7 +110,9 @@ def gate_up_columns_kernel(
     x_ptr, xs_ptr, w_ptr, ws_ptr, ids_ptr, map_ptr,
     h_ptr,  # [S, I]
     hs_ptr,  # [S, I / 128]
-    active_ptr, inverse_ptr, counts_ptr,  # as routing.op.Sorted, for the second GEMM
+    active_ptr,  # [R] int32: the active experts, ascending; with the next two, for the second GEMM
+    inverse_ptr,  # [R, BM] int32: slot of (active expert, token), -1 where none
+    counts_ptr,  # [2] int32, the second: active experts
     part_ptr,  # [R, I / BN, SPLITS, 2, BN, BM] float32, with SPLITS > 1
     arrived_ptr, tokens, H, I,
     TOPK: tl.constexpr, HAS_MAP: tl.constexpr, SLOTS: tl.constexpr, BINS: tl.constexpr,

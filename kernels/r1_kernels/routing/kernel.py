@@ -43,13 +43,9 @@ def sort_kernel(
     sorted_ptr,  # [slots] int32
     tiles_ptr,  # [bound, 3] int32
     counts_ptr,  # [2] int32: tiles, active experts
-    active_ptr,  # [E_local] int32: the active experts, ascending
-    inverse_ptr,  # [E_local, COLUMNS] int32: slot of (active expert, token), -1 where none
     slots,
-    topk,
     local_experts,
     HAS_MAP: tl.constexpr,
-    COLUMNS: tl.constexpr,  # 0: no inverse table
     BM: tl.constexpr,
     BINS: tl.constexpr,  # power of two >= E_local
     BLOCK: tl.constexpr,
@@ -72,19 +68,12 @@ def sort_kernel(
         tl.store(counts_ptr + 1, tl.sum((counts > 0).to(tl.int32), 0))
     if rows > 0:
         write_tiles(tiles_ptr, mine, start, rows, tl.sum(tl.where(before, tiles, 0), 0), BM, 16)
-        rank = tl.sum(tl.where(before, (counts > 0).to(tl.int32), 0), 0)
-        if COLUMNS > 0:
-            tl.store(active_ptr + rank, mine)
-            tl.store(inverse_ptr + rank * COLUMNS + tl.arange(0, COLUMNS), tl.full([COLUMNS], -1, tl.int32))
-            tl.debug_barrier()
         at = start
         for base in range(0, slots, BLOCK):
             slot = base + tl.arange(0, BLOCK)
             hit = local_ids(ids_ptr, map_ptr, slot, slots, HAS_MAP) == mine
             ones = hit.to(tl.int32)
             tl.store(sorted_ptr + at + tl.cumsum(ones, 0) - ones, slot, mask=hit)
-            if COLUMNS > 0:
-                tl.store(inverse_ptr + rank * COLUMNS + slot // topk, slot, mask=hit)
             at += tl.sum(ones, 0)
 
 

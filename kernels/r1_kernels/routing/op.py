@@ -30,16 +30,13 @@ class Sorted:
     """Slots by local expert. All int32, on the device, nothing of it known to the host.
 
     offsets [E_local + 1]; slots [M · topk], the first offsets[-1] valid; tiles [bound, 3]: expert, first position and
-    end of each block of `block_m` rows; counts [2]: tiles, active experts; active [E_local]: the experts that have
-    slots, ascending; inverse [E_local, columns]: the slot of (active expert, token) or −1, with `columns`.
+    end of each block of `block_m` rows; counts [2]: tiles, active experts.
     """
 
     offsets: torch.Tensor
     slots: torch.Tensor
     tiles: torch.Tensor
     counts: torch.Tensor
-    active: torch.Tensor
-    inverse: torch.Tensor
 
 
 def route(
@@ -102,34 +99,24 @@ def route(
 
 
 def sort_slots(
-    ids_MT: torch.Tensor,
-    local_experts: int,
-    block_m: int,
-    *,
-    expert_map: torch.Tensor | None = None,
-    columns: int = 0,
+    ids_MT: torch.Tensor, local_experts: int, block_m: int, *, expert_map: torch.Tensor | None = None
 ) -> Sorted:
     """Sort slots by local expert and cut them into blocks of `block_m` rows, in one launch.
 
-    `columns` (a power of two ≥ M, or 0) asks for the inverse table. Ids must lie in the expert map, or below
-    `local_experts` without one: they are on the device, so it is not checked here (see `fused_moe.op.check_ids`).
+    Ids must lie in the expert map, or below
+    `local_experts` without one: they are on the device, so it is not checked here (see `fused_moe.op.require_ids`).
     Raises: ValueError for a wrong type, shape or layout, before any launch.
     """
     checks.tensor("ids", ids_MT, (torch.int32,), (None, None))
     if expert_map is not None:
         checks.tensor("expert_map", expert_map, (torch.int32,), (None,), like=ids_MT)
-    tokens, topk = ids_MT.shape
-    if columns and (columns < tokens or columns != power_of_two(columns)):
-        raise ValueError(f"columns: expected a power of two of at least {tokens} (the tokens), got {columns}")
-    total = tokens * topk
+    total = ids_MT.numel()
     new = ids_MT.new_empty
     result = Sorted(
         offsets=new(local_experts + 1),
         slots=new(total),
         tiles=new((tile_bound(total, local_experts, block_m), 3)),
         counts=new(2),
-        active=new(local_experts),
-        inverse=new((local_experts, columns) if columns else (0, 0)),
     )
     tiles = sort_tiles(total, local_experts)
     sort_kernel[(local_experts,)](
@@ -139,13 +126,9 @@ def sort_slots(
         result.slots,
         result.tiles,
         result.counts,
-        result.active,
-        result.inverse,
         total,
-        topk,
         local_experts,
         HAS_MAP=expert_map is not None,
-        COLUMNS=columns,
         BM=block_m,
         BINS=tiles.bins,
         BLOCK=tiles.block,

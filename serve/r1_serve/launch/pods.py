@@ -13,13 +13,18 @@ RunDir = Annotated[Path, typer.Option(envvar="R1_RUN_DIR", help="the node's run 
 
 def leave(
     run_dir: RunDir = Path("/tmp/r1"),  # noqa: S108
-    timeout: Annotated[float, typer.Option(min=0, help="seconds to wait for them")] = 900.0,
+    timeout: Annotated[float, typer.Option(min=0, help="seconds to wait")] = 900.0,
+    head: Annotated[bool, typer.Option("--head", help="of a Ray head: wait until the other nodes have gone")] = False,
 ) -> None:
     """Ask the ranks on this node to hand over and go, and wait for them: a pod's preStop hook."""
-    from r1_serve.workers.leaving import leave as run
+    from r1_serve.workers import leaving
 
-    if still := run(run_dir, timeout):
-        print(f"{still} ranks still run after {timeout:.0f} s; what they run goes on elsewhere")
+    if head:
+        still, what = leaving.outwait(leaving.other_nodes, timeout), "nodes"
+    else:
+        still, what = leaving.leave(run_dir, timeout), "ranks"
+    if still:
+        print(f"{still} {what} are still there after {timeout:.0f} s; what runs there goes on elsewhere")
 
 
 def smoke(

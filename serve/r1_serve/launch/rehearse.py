@@ -59,7 +59,8 @@ def _r1(*arguments: str) -> list[str]:
 
 def _router(plan: Path, settings: RouterSettings, announce: Path) -> list[str]:
     ports = ["--http-port", str(settings.http_port), "--grpc-port", str(settings.grpc_port)]
-    return _r1("router", "--plan", str(plan), "--host", settings.host, *ports, "--announce", str(announce))
+    options = ["--host", settings.host, *ports, "--processes", str(settings.processes), "--announce", str(announce)]
+    return _r1("router", "--plan", str(plan), *options)
 
 
 def _fleet(plan: Path, routers: str, threads: int, temporary: Path) -> list[str]:

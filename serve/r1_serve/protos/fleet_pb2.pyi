@@ -23,24 +23,28 @@ FINISH_ERROR: FinishReason
 FINISH_REJECTED: FinishReason
 
 class WorkerMessage(_message.Message):
-    __slots__ = ("hello", "frame")
+    __slots__ = ("hello", "frame", "digest")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     FRAME_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     frame: Frame
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ...) -> None: ...
+    digest: Digest
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ..., digest: _Optional[_Union[Digest, _Mapping]] = ...) -> None: ...
 
 class RouterMessage(_message.Message):
-    __slots__ = ("welcome", "submit", "abort", "demand")
+    __slots__ = ("welcome", "submit", "abort", "digest", "demand")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     SUBMIT_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
     DEMAND_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     submit: Submit
     abort: Abort
+    digest: Digest
     demand: Demand
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., submit: _Optional[_Union[Submit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., demand: _Optional[_Union[Demand, _Mapping]] = ...) -> None: ...
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., submit: _Optional[_Union[Submit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., digest: _Optional[_Union[Digest, _Mapping]] = ..., demand: _Optional[_Union[Demand, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol_version", "worker_id", "plan_name", "plan_hash", "model", "pool", "gang_id", "rank", "gang_size", "capacity", "wants_demand")
@@ -79,26 +83,32 @@ class Capacity(_message.Message):
     def __init__(self, kv_tokens: _Optional[int] = ..., max_num_seqs: _Optional[int] = ..., max_model_len: _Optional[int] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("protocol_version", "router_id")
+    __slots__ = ("protocol_version", "router_id", "ports")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     ROUTER_ID_FIELD_NUMBER: _ClassVar[int]
+    PORTS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     router_id: str
-    def __init__(self, protocol_version: _Optional[int] = ..., router_id: _Optional[str] = ...) -> None: ...
+    ports: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, protocol_version: _Optional[int] = ..., router_id: _Optional[str] = ..., ports: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("deltas", "load", "draining", "sequence", "kv")
+    __slots__ = ("deltas", "load", "draining", "sequence", "others", "routers", "kv")
     DELTAS_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    OTHERS_FIELD_NUMBER: _ClassVar[int]
+    ROUTERS_FIELD_NUMBER: _ClassVar[int]
     KV_FIELD_NUMBER: _ClassVar[int]
     deltas: _containers.RepeatedCompositeFieldContainer[Delta]
     load: Load
     draining: bool
     sequence: int
+    others: int
+    routers: int
     kv: KvChange
-    def __init__(self, deltas: _Optional[_Iterable[_Union[Delta, _Mapping]]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., draining: _Optional[bool] = ..., sequence: _Optional[int] = ..., kv: _Optional[_Union[KvChange, _Mapping]] = ...) -> None: ...
+    def __init__(self, deltas: _Optional[_Iterable[_Union[Delta, _Mapping]]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., draining: _Optional[bool] = ..., sequence: _Optional[int] = ..., others: _Optional[int] = ..., routers: _Optional[int] = ..., kv: _Optional[_Union[KvChange, _Mapping]] = ...) -> None: ...
 
 class KvChange(_message.Message):
     __slots__ = ("cleared", "removed", "stored")
@@ -209,3 +219,61 @@ class Abort(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     request_id: int
     def __init__(self, request_id: _Optional[int] = ...) -> None: ...
+
+class Digest(_message.Message):
+    __slots__ = ("router_id", "sequence", "uptime_s", "tenants")
+    ROUTER_ID_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_S_FIELD_NUMBER: _ClassVar[int]
+    TENANTS_FIELD_NUMBER: _ClassVar[int]
+    router_id: str
+    sequence: int
+    uptime_s: float
+    tenants: _containers.RepeatedCompositeFieldContainer[TenantUsage]
+    def __init__(self, router_id: _Optional[str] = ..., sequence: _Optional[int] = ..., uptime_s: _Optional[float] = ..., tenants: _Optional[_Iterable[_Union[TenantUsage, _Mapping]]] = ...) -> None: ...
+
+class TenantUsage(_message.Message):
+    __slots__ = ("tenant", "tokens", "slots", "queued")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    tokens: Part
+    slots: Part
+    queued: int
+    def __init__(self, tenant: _Optional[str] = ..., tokens: _Optional[_Union[Part, _Mapping]] = ..., slots: _Optional[_Union[Part, _Mapping]] = ..., queued: _Optional[int] = ...) -> None: ...
+
+class Part(_message.Message):
+    __slots__ = ("limit", "owned", "free", "first", "more", "waited_s", "given", "taken")
+    class GivenEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class TakenEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    OWNED_FIELD_NUMBER: _ClassVar[int]
+    FREE_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
+    WAITED_S_FIELD_NUMBER: _ClassVar[int]
+    GIVEN_FIELD_NUMBER: _ClassVar[int]
+    TAKEN_FIELD_NUMBER: _ClassVar[int]
+    limit: float
+    owned: float
+    free: float
+    first: float
+    more: float
+    waited_s: float
+    given: _containers.ScalarMap[str, float]
+    taken: _containers.ScalarMap[str, float]
+    def __init__(self, limit: _Optional[float] = ..., owned: _Optional[float] = ..., free: _Optional[float] = ..., first: _Optional[float] = ..., more: _Optional[float] = ..., waited_s: _Optional[float] = ..., given: _Optional[_Mapping[str, float]] = ..., taken: _Optional[_Mapping[str, float]] = ...) -> None: ...

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ChatRequest(_message.Message):
-    __slots__ = ("model", "messages", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed", "max_tokens", "n", "stop", "user", "thinking_token_budget", "loop_guard")
+    __slots__ = ("model", "messages", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed", "max_tokens", "n", "stop", "user", "thinking_token_budget", "reasoning_effort", "loop_guard")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +23,7 @@ class ChatRequest(_message.Message):
     STOP_FIELD_NUMBER: _ClassVar[int]
     USER_FIELD_NUMBER: _ClassVar[int]
     THINKING_TOKEN_BUDGET_FIELD_NUMBER: _ClassVar[int]
+    REASONING_EFFORT_FIELD_NUMBER: _ClassVar[int]
     LOOP_GUARD_FIELD_NUMBER: _ClassVar[int]
     model: str
     messages: _containers.RepeatedCompositeFieldContainer[Message]
@@ -39,8 +40,9 @@ class ChatRequest(_message.Message):
     stop: _containers.RepeatedScalarFieldContainer[str]
     user: str
     thinking_token_budget: int
+    reasoning_effort: str
     loop_guard: bool
-    def __init__(self, model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., seed: _Optional[int] = ..., max_tokens: _Optional[int] = ..., n: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., user: _Optional[str] = ..., thinking_token_budget: _Optional[int] = ..., loop_guard: _Optional[bool] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., seed: _Optional[int] = ..., max_tokens: _Optional[int] = ..., n: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., user: _Optional[str] = ..., thinking_token_budget: _Optional[int] = ..., reasoning_effort: _Optional[str] = ..., loop_guard: _Optional[bool] = ...) -> None: ...
 
 class Message(_message.Message):
     __slots__ = ("role", "content")
@@ -93,7 +95,7 @@ class Finished(_message.Message):
     def __init__(self, index: _Optional[int] = ..., finish_reason: _Optional[str] = ..., thinking_finish_reason: _Optional[str] = ...) -> None: ...
 
 class Usage(_message.Message):
-    __slots__ = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "answer_tokens", "queue_seconds", "time_to_first_token_seconds", "time_to_first_answer_token_seconds", "thinking_seconds", "total_seconds", "longest_thought_tokens", "thinking_budget_asked", "thinking_budget_applied")
+    __slots__ = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "answer_tokens", "queue_seconds", "time_to_first_token_seconds", "time_to_first_answer_token_seconds", "thinking_seconds", "total_seconds", "longest_thought_tokens", "thinking_budget_asked", "thinking_budget_applied", "reasoning_effort")
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -107,6 +109,7 @@ class Usage(_message.Message):
     LONGEST_THOUGHT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     THINKING_BUDGET_ASKED_FIELD_NUMBER: _ClassVar[int]
     THINKING_BUDGET_APPLIED_FIELD_NUMBER: _ClassVar[int]
+    REASONING_EFFORT_FIELD_NUMBER: _ClassVar[int]
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
@@ -120,7 +123,8 @@ class Usage(_message.Message):
     longest_thought_tokens: int
     thinking_budget_asked: int
     thinking_budget_applied: int
-    def __init__(self, prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., reasoning_tokens: _Optional[int] = ..., answer_tokens: _Optional[int] = ..., queue_seconds: _Optional[float] = ..., time_to_first_token_seconds: _Optional[float] = ..., time_to_first_answer_token_seconds: _Optional[float] = ..., thinking_seconds: _Optional[float] = ..., total_seconds: _Optional[float] = ..., longest_thought_tokens: _Optional[int] = ..., thinking_budget_asked: _Optional[int] = ..., thinking_budget_applied: _Optional[int] = ...) -> None: ...
+    reasoning_effort: str
+    def __init__(self, prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., reasoning_tokens: _Optional[int] = ..., answer_tokens: _Optional[int] = ..., queue_seconds: _Optional[float] = ..., time_to_first_token_seconds: _Optional[float] = ..., time_to_first_answer_token_seconds: _Optional[float] = ..., thinking_seconds: _Optional[float] = ..., total_seconds: _Optional[float] = ..., longest_thought_tokens: _Optional[int] = ..., thinking_budget_asked: _Optional[int] = ..., thinking_budget_applied: _Optional[int] = ..., reasoning_effort: _Optional[str] = ...) -> None: ...
 
 class ModelsRequest(_message.Message):
     __slots__ = ()

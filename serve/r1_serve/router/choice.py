@@ -85,6 +85,11 @@ class Choice:
         self.thought = Thought.UNTERMINATED if thinking else Thought.NONE
         self._enter(thinking)
 
+    @property
+    def stop_string(self) -> str | None:
+        """The one that was met."""
+        return self._stops.met
+
     def feed(self, token_ids: Iterable[int]) -> list[Piece]:
         """What newly may be shown. Ids after a stop string are neither read nor counted."""
         table, control = self._vocabulary.token_bytes, self._vocabulary.control

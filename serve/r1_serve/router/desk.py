@@ -68,10 +68,11 @@ class Desk:
     """All models. ``begin(ranks, budget)`` of an admitted call is called once, at its turn: with a rank for each choice
     and the thinking budget as resolved at that moment."""
 
-    def __init__(self, catalog: Catalog, ranks: Ranks, policy: Policy, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, catalog: Catalog, ranks: Ranks, policy: Policy, clock: Callable[[], float], accounts: Accounts
+    ) -> None:
         self._ranks = ranks
         self._clock = clock
-        accounts = Accounts()
         self._dispatchers = {
             name: Dispatcher(
                 policy,
@@ -158,6 +159,11 @@ class Desk:
         rank = ranks[choice.rank.worker_id]
         self._ranks.picked(rank)
         return rank
+
+    def look_again(self) -> None:
+        """Something may have made room for those who wait, if any do."""
+        if self._held:
+            self.look()
 
     def look(self) -> None:
         """Start what has room now: ranks came or went, or time has passed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import grpc
 from r1_cluster.plan import Plan
@@ -24,11 +24,16 @@ MAX_ID_LENGTH = 200
 
 
 class Fleet(rpc.FleetServicer):
-    def __init__(self, catalog: Catalog, ranks: Ranks, metrics: Metrics, router_id: str) -> None:
+    """``heard`` takes what other routers have to say."""
+
+    def __init__(
+        self, catalog: Catalog, ranks: Ranks, metrics: Metrics, router_id: str, heard: Callable[[pb.Digest], None]
+    ) -> None:
         self._catalog = catalog
         self._ranks = ranks
         self._metrics = metrics
         self._router_id = router_id
+        self._heard = heard
 
     async def Attach(self, messages: AsyncIterator[pb.WorkerMessage], context: grpc.aio.ServicerContext) -> None:
         """A rank's stream, from its Hello until either side leaves."""
@@ -82,6 +87,9 @@ class Fleet(rpc.FleetServicer):
     async def _read_frames(self, rank: Rank, messages: AsyncIterator[pb.WorkerMessage]) -> None:
         sequence = 0
         async for message in messages:
+            if message.HasField("digest"):
+                self._heard(message.digest)
+                continue
             if not message.HasField("frame"):
                 raise BadFrame("after hello only frames may come, and hello once")
             frame = message.frame
@@ -89,6 +97,8 @@ class Fleet(rpc.FleetServicer):
                 sequence += 1
                 if frame.sequence != sequence:
                     raise BadFrame(f"frame {frame.sequence} came where {sequence} was due: tokens are lost or repeated")
+            if not 0.0 <= frame.load.kv_usage <= 1.001:
+                raise BadFrame(f"a KV usage of {frame.load.kv_usage} is no share")
             strays = self._ranks.on_frame(rank, frame)
             if strays:
                 self._metrics.stray_deltas.inc(strays)
@@ -122,5 +132,11 @@ def check_hello(hello: pb.Hello, catalog: Catalog) -> Plan:
     if hello.gang_size != size or hello.rank >= size:
         raise AttachRefused(
             f"rank {hello.rank} of {hello.gang_size} does not fit pool {pool.name}, whose gangs have {size}"
+        )
+    seats, length = plan.engine.max_num_seqs, plan.engine.max_model_len
+    if hello.capacity.max_num_seqs > seats or hello.capacity.max_model_len != length:
+        raise AttachRefused(
+            f"worker claims {hello.capacity.max_num_seqs} seats and a context of {hello.capacity.max_model_len}, which "
+            f"plan {plan.name} does not give it ({seats}, {length}): start it by that plan"
         )
     return plan

@@ -13,22 +13,25 @@ from r1_serve.router.loops import EVERY, loops
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Of a thought, in tokens between the tags. ``asked`` as the client did: -1 unlimited, None nothing. ``applied`` is
-    what is enforced, None: nothing."""
+    """Of a thought, in tokens between the tags. ``asked`` as the client did, an effort by its tokens: -1 unlimited,
+    None nothing. ``applied`` is what is enforced, None: nothing. ``effort``: the word for it, where that was asked."""
 
     asked: int | None = None
     applied: int | None = None
+    effort: str | None = None
 
 
 UNLIMITED = Budget()
 
 
-def enforced(asked: int | None, resolved: routing.Budget, max_tokens: int, closing: int) -> Budget:
+def enforced(
+    asked: int | None, resolved: routing.Budget, max_tokens: int, closing: int, effort: str | None = None
+) -> Budget:
     """The ``resolved`` budget, which leaves room for an answer. Nothing where the model does not think, or where
     ``max_tokens`` cannot hold the ``closing`` ids and one token of an answer."""
     if not closing:
-        return Budget(asked)
-    return Budget(asked, resolved.applied if max_tokens > closing else None)
+        return Budget(asked, None, effort)
+    return Budget(asked, resolved.applied if max_tokens > closing else None, effort)
 
 
 class ThoughtLimit:

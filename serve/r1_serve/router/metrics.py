@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from r1_serve.errors import R1Error
 from r1_serve.router.choice import Thought
@@ -45,6 +45,10 @@ class Metrics:
         self.choices = counter("r1_choices_total", "Completed choices by finish reason", "model", "finish_reason")
         self.thoughts = counter("r1_thoughts_total", "Completed choices by how their thought went", "model", "thought")
         self.stray_deltas = counter("r1_stray_deltas_total", "Deltas for requests no longer known here")
+        self.connections = Gauge("r1_http_connections", "Open HTTP connections", registry=registry)
+        self.connections_closed = counter("r1_http_connections_closed_total", "Connections closed for abuse", "why")
+        for why in ("too_many", "idle", "stalled"):
+            self.connections_closed.labels(why)
         self.thoughts_closed = counter(
             "r1_thoughts_closed_total", "Thoughts closed by the router: budget or loop", "model", "cause"
         )

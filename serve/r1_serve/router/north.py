@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 from importlib.metadata import version
@@ -10,7 +11,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from r1_serve.errors import BodyTooLarge, InternalError, InvalidRequest, R1Error
+from r1_serve.errors import BodyTooLarge, ClientStalled, InternalError, InvalidRequest, R1Error
 from r1_serve.protos import reasoning_pb2 as pb
 from r1_serve.router import status
 from r1_serve.router.call import Call, Event, Finished
@@ -18,6 +19,7 @@ from r1_serve.router.choice import Kind
 from r1_serve.router.pace import Pace
 from r1_serve.router.request_id import HEADER, request_id
 from r1_serve.router.service import Service
+from r1_serve.router.stall import Stall
 from r1_serve.router.tenants import bearer
 from r1_serve.router.usage import Usage
 from r1_serve.router.validate import check
@@ -63,8 +65,11 @@ class Reasoning:
                 request, own_id, context.time_remaining(), _key(context), sent.get("traceparent")
             )
             try:
-                with self._pace:
-                    await self._stream(call, context)
+                with self._pace, Stall(self._service.settings.stall_s) as stall:
+                    await self._stream(call, context, stall)
+            except ClientStalled as e:
+                call.fail(e)
+                raise
             finally:
                 call.cancel()
         except R1Error as e:
@@ -76,15 +81,19 @@ class Reasoning:
             hidden = InternalError(f"internal error; the router's log has more under request id {own_id}")
             await context.abort(hidden.grpc_status, hidden.message, trailers(hidden))
 
-    async def _stream(self, call: Call, context: grpc.aio.ServicerContext) -> None:
+    async def _stream(self, call: Call, context: grpc.aio.ServicerContext, stall: Stall) -> None:
+        now = asyncio.get_running_loop().time
         started = pb.Started(request_id=call.request_id, model=call.model.name, created_unix_s=call.created)
         await context.write(pb.ChatEvent(started=started))
         while events := await call.take():
+            stall.since = now()  # a write waits for the client's window
             for event in events:
                 await context.write(_message(event))
+            stall.since = None
             if not call.ended:
                 await self._pace.wait()
         context.set_trailing_metadata((("r1-route", call.route),))
+        stall.since = now()
         await context.write(pb.ChatEvent(usage=_usage(call.usage())))
 
     async def models(self, _: pb.ModelsRequest, context: grpc.aio.ServicerContext) -> pb.ModelsResponse:
@@ -136,7 +145,12 @@ def _message(event: Event) -> pb.ChatEvent:
 def _usage(usage: Usage) -> pb.Usage:
     fields = dataclasses.asdict(usage)
     budget = fields.pop("thinking_budget")
-    return pb.Usage(**fields, thinking_budget_asked=budget["asked"], thinking_budget_applied=budget["applied"])
+    return pb.Usage(
+        **fields,
+        thinking_budget_asked=budget["asked"],
+        thinking_budget_applied=budget["applied"],
+        reasoning_effort=budget["effort"],
+    )
 
 
 def _body(data: bytes, limit: int) -> dict[str, Any]:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from r1_serve.checkpoint import THINK_END, Checkpoint
-from r1_serve.errors import InvalidRequest
+from r1_serve.errors import ContextLengthExceeded, InvalidRequest
 from r1_serve.router.request import Message
 
 # Tokenising runs at megabytes a second: below this it takes the loop under about a millisecond.
 INLINE_CHARACTERS = 4096
+
+# Others take turns in so many threads: any number of long prompts leaves the loop a core.
+_THREADS = ThreadPoolExecutor(max(1, (os.cpu_count() or 2) // 2), thread_name_prefix="tokenise")
+
+# Of a prompt with more characters than this a token of the context, its start is tokenised first: where twice the
+# context's tokens are in there, the rest changes nothing.
+SAMPLE_CHARACTERS = 16
 
 # Unicode's noncharacters: never assigned, so rarely in a message, and all kept by tokenizers' normalisation.
 _NONCHARACTERS = tuple(chr(code) for code in range(0xFDD0, 0xFDF0))
@@ -32,11 +41,15 @@ class Prompts:
         self._cut = re.compile(f"({'|'.join(map(re.escape, tokens))})") if tokens else None
         self.opens_thought = self._opens_thought()
 
-    async def encode(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of the prompt. Long prompts are tokenised in a thread. Raises InvalidRequest."""
+    async def encode(self, messages: Sequence[Message], limit: int = 0) -> list[int]:
+        """Token ids of the prompt. Long prompts are tokenised in a thread, and one that is far longer than ``limit``
+        tokens not to its end. Raises InvalidRequest, ContextLengthExceeded."""
         if sum(len(message.content) for message in messages) <= INLINE_CHARACTERS:
             return self.encode_now(messages)
-        return await asyncio.to_thread(self.encode_now, messages)
+        loop = asyncio.get_running_loop()
+        if limit:
+            await loop.run_in_executor(_THREADS, self._far_too_long, messages, limit)
+        return await loop.run_in_executor(_THREADS, self.encode_now, messages)
 
     def encode_now(self, messages: Sequence[Message]) -> list[int]:
         contents = [_shown(message) for message in messages]
@@ -48,6 +61,18 @@ class Prompts:
             for message, text in zip(messages, contents, strict=True)
         ]
         return self._tokenise(self._checkpoint.render(masked), mask)
+
+    def _far_too_long(self, messages: Sequence[Message], limit: int) -> None:
+        longest = max((_shown(message) for message in messages), key=len)
+        if len(longest) <= SAMPLE_CHARACTERS * limit:
+            return
+        found = len(self._checkpoint.plain.encode(longest[: SAMPLE_CHARACTERS * limit], add_special_tokens=False).ids)
+        if found > 2 * limit:
+            raise ContextLengthExceeded(
+                f"the context holds {limit} tokens, and the first {SAMPLE_CHARACTERS * limit} of a message's "
+                f"{len(longest)} characters are {found}: shorten the messages",
+                field="messages",
+            )
 
     def _tokenise(self, text: str, mask: str) -> list[int]:
         ids: list[int] = []

@@ -10,7 +10,7 @@ from typing import Protocol
 from r1_cluster.plan import Plan
 from r1_cluster.routing import RankView
 
-from r1_serve.errors import AlreadyAttached, InternalError, R1Error, WorkerLost
+from r1_serve.errors import AlreadyAttached, AttachRefused, InternalError, R1Error, WorkerLost
 from r1_serve.protos import fleet_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -39,10 +39,14 @@ class Rank:
         self.slot = slot  # of the gang among those of its plan: a small number that is used again, for metrics
         self.load = pb.Load()
         self.draining = False
+        self.others = 0  # requests of other routers, by its last frame
+        self.routers = 1  # attached to it
         self.last_pick = 0
         self.outbox: asyncio.Queue[pb.RouterMessage] = asyncio.Queue()
         self._work: dict[int, Work] = {}
         self._next_id = 1
+        self._view: RankView | None = None
+        self._viewed: tuple[object, ...] = ()
 
     @property
     def in_flight(self) -> int:
@@ -51,23 +55,33 @@ class Rank:
     @property
     def has_seat(self) -> bool:
         """Whether one more request would run at once instead of waiting in the engine."""
-        return len(self._work) < self.hello.capacity.max_num_seqs
+        return len(self._work) + self.others < self.hello.capacity.max_num_seqs
 
     def view(self) -> RankView:
-        return RankView(
+        """The same object as long as nothing has changed: a router of many ranks then looks at what did."""
+        kv_tokens = self.hello.capacity.kv_tokens
+        state = (len(self._work), self.others, self.load, self.draining, self.last_pick, kv_tokens)
+        if self._view is not None and self._viewed == state:
+            return self._view
+        self._viewed = state
+        # Its load is of all routers but lags behind what this one has just sent: that waits there, or will.
+        seen = self.load.running + self.load.waiting
+        under_way = max(0, len(self._work) + self.others - seen)
+        self._view = RankView(
             worker_id=self.hello.worker_id,
             max_num_seqs=max(1, self.hello.capacity.max_num_seqs),
             max_waiting_requests=self.plan.limits.max_waiting_requests,
             in_flight=len(self._work),
             running=self.load.running,
-            waiting=self.load.waiting,
+            waiting=self.load.waiting + under_way,
             kv_usage=self.load.kv_usage,
-            kv_tokens=self.hello.capacity.kv_tokens,
+            kv_tokens=kv_tokens,
             step_time_s=self.load.step_time_us / 1e6,
             draining=self.draining,
             last_pick=self.last_pick,
             gang_id=self.hello.gang_id,
         )
+        return self._view
 
     def submit(self, work: Work) -> int:
         request_id, self._next_id = self._next_id, self._next_id + 1
@@ -84,6 +98,7 @@ class Rank:
         """The token path: all of a step's tokens in one pass. Returns how many deltas were for no known request."""
         # First: work that a leaving rank gives back must not be sent to it again.
         self.draining = frame.draining
+        self.others, self.routers = frame.others, max(1, frame.routers)
         if frame.HasField("load"):
             self.load = frame.load
         strays = 0
@@ -121,17 +136,24 @@ class Ranks:
         self._picks = 0
         self.on_change = on_change
         self.on_leave = on_leave  # called before what was on the rank is lost
+        self.on_routers: Callable[[], None] = lambda: None  # a rank has gained or lost a router
         self.on_kv: Callable[[Rank, pb.KvChange], None] = lambda *_: None
 
     def __iter__(self) -> Iterator[Rank]:
         return iter(self._ranks.values())
 
     def attach(self, hello: pb.Hello, plan: Plan) -> Rank:
-        """Raises AlreadyAttached. Of two streams with one worker id the first stays: a dead one ends by keepalive."""
+        """Of two streams with one worker id the first stays: a dead one ends by keepalive. Raises AlreadyAttached,
+        AttachRefused."""
         if hello.worker_id in self._ranks:
             raise AlreadyAttached(
                 f"worker {hello.worker_id!r} has a stream here: end that one, or if it is dead retry within seconds"
             )
+        gang = [rank for rank in self if hello.gang_id and rank.hello.gang_id == hello.gang_id]
+        if any(rank.hello.rank == hello.rank for rank in gang):
+            raise AlreadyAttached(f"rank {hello.rank} of gang {hello.gang_id!r} has a stream here: end that one first")
+        if any((rank.hello.plan_hash, rank.hello.pool) != (hello.plan_hash, hello.pool) for rank in gang):
+            raise AttachRefused(f"gang {hello.gang_id!r} is here with another plan or pool: a gang has one")
         rank = Rank(hello, plan, self._slot(hello))
         self._ranks[hello.worker_id] = rank
         self._changed(hello.model)
@@ -144,8 +166,10 @@ class Ranks:
         self._changed(rank.hello.model)
 
     def on_frame(self, rank: Rank, frame: pb.Frame) -> int:
-        was_draining = rank.draining
+        was_draining, routers = rank.draining, rank.routers
         strays = rank.on_frame(frame)
+        if rank.routers != routers:
+            self.on_routers()
         if frame.HasField("kv"):
             self.on_kv(rank, frame.kv)
         if rank.draining != was_draining:
@@ -167,6 +191,11 @@ class Ranks:
             if len({r.hello.rank for r in gang}) == gang[0].hello.gang_size and not any(r.draining for r in gang)
             for rank in gang
         ]
+
+    @property
+    def routers(self) -> int:
+        """How many share the fleet, by the rank that knows of most."""
+        return max((rank.routers for rank in self), default=1)
 
     def picked(self, rank: Rank) -> None:
         self._picks += 1

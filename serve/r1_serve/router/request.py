@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from r1_cluster.routing.budget import Effort
+
 MAX_CHOICES = 16
 MAX_STOP_STRINGS = 4
 MAX_STOP_LENGTH = 512
@@ -20,7 +22,8 @@ class Message:
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """None means: the checkpoint's default. ``max_tokens`` holds thinking and answer together,
-    ``thinking_token_budget`` the thinking (-1: unlimited). ``loop_guard``: whether a thought in a loop is closed.
+    ``thinking_token_budget`` the thinking (-1: unlimited), and ``reasoning_effort`` is a word for that.
+    ``loop_guard``: whether a thought in a loop is closed.
 
     ``model`` is empty where the client named none. ``stop`` strings are matched in the answer only.
     """
@@ -39,4 +42,5 @@ class ChatRequest:
     n: int = 1
     stop: tuple[str, ...] = ()
     thinking_token_budget: int | None = None
+    reasoning_effort: Effort | None = None
     loop_guard: bool = True

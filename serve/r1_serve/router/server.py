@@ -8,7 +8,6 @@ import gc
 import logging
 import signal
 import socket
-import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -29,47 +28,52 @@ from r1_serve.router.demand import tell_demand
 from r1_serve.router.fleet import Fleet
 from r1_serve.router.gauges import PlanCollector, QueueCollector, RankCollector
 from r1_serve.router.http.app import application
-from r1_serve.router.http.wire import WiredProtocol
+from r1_serve.router.http.limits import Limits
+from r1_serve.router.http.wire import LIMITS, WiredProtocol
 from r1_serve.router.metrics import Metrics
 from r1_serve.router.models import Catalog
 from r1_serve.router.north import SERVICE, Reasoning
+from r1_serve.router.ports import listen, taken
 from r1_serve.router.ranks import Ranks
 from r1_serve.router.service import Service
+from r1_serve.router.siblings import Member, Siblings, Signpost
 from r1_serve.settings import RouterSettings
 from r1_serve.tracing import tracing
 
 logger = logging.getLogger(__name__)
 
-# A dead worker is noticed within ten seconds, and workers may ping as often as they like. Without SO_REUSEPORT a
-# second router on the same port is refused instead of silently sharing it.
+# A dead worker is noticed within ten seconds, and workers may ping as often as they like.
 GRPC_OPTIONS = (
     ("grpc.keepalive_time_ms", 5000),
     ("grpc.keepalive_timeout_ms", 5000),
     ("grpc.http2.ping_timeout_ms", 5000),  # the keepalive's own timeout only holds where this one is not longer
+    ("grpc.max_connection_idle_ms", 300_000),  # of clients without a call; workers always have one
+    ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.max_send_message_length", 64 << 20),
-    ("grpc.so_reuseport", 0),
 )
+# Without it a second router on the same port is refused instead of silently sharing it.
+_ALONE, _SHARED = ("grpc.so_reuseport", 0), ("grpc.so_reuseport", 1)
 
 
-def serve(plans: Sequence[Plan], settings: RouterSettings) -> None:
-    """Run a router until SIGTERM or SIGINT. Raises StartupError."""
+def serve(plans: Sequence[Plan], settings: RouterSettings, member: Member | None = None) -> None:
+    """Run a router until SIGTERM or SIGINT, alone or as one of several processes. Raises StartupError."""
     import uvloop
 
     logs.configure(settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_until_signalled(plans, settings))
+        runner.run(_until_signalled(plans, settings, member))
 
 
-async def _until_signalled(plans: Sequence[Plan], settings: RouterSettings) -> None:
+async def _until_signalled(plans: Sequence[Plan], settings: RouterSettings, member: Member | None) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    router = Router(plans, settings, CollectorRegistry())
+    router = Router(plans, settings, CollectorRegistry(), member=member)
     await router.start()
     gc.freeze()  # modules and tokenizers stay: the collector need not walk them again and again under load
     try:
@@ -82,7 +86,13 @@ class Router:
     """Everything of one router. ``start`` opens both ports, ``stop`` drains and closes them."""
 
     def __init__(
-        self, plans: Sequence[Plan], settings: RouterSettings, registry: CollectorRegistry, exporter: Any = None
+        self,
+        plans: Sequence[Plan],
+        settings: RouterSettings,
+        registry: CollectorRegistry,
+        exporter: Any = None,
+        *,
+        member: Member | None = None,
     ) -> None:
         """``exporter`` of spans is a test's. Loads the checkpoints' tokenizers. Raises StartupError."""
         try:
@@ -90,6 +100,9 @@ class Router:
         except ValueError as e:
             raise StartupError(f"R1_POLICY: {e}") from e
         self._settings = settings
+        self._member = member
+        self._siblings = Siblings(member, settings.host, registry) if member else None
+        self._grpc: list[grpc.aio.Server] = []
         self._tracing = tracing(settings, "r1-router", exporter)
         self.catalog = Catalog(plans)
         self.metrics = Metrics(registry)
@@ -106,16 +119,19 @@ class Router:
 
     async def start(self) -> None:
         """Raises StartupError where a port is taken."""
-        sock = _listen(self._settings.host, self._settings.http_port)
+        sock = listen(self._settings.host, self._settings.http_port, shared=self._member is not None)
         try:
             await self._start_grpc()
         except BaseException:
             sock.close()
+            for server in self._grpc:
+                await server.stop(None)
             raise
         self.http_port = sock.getsockname()[1]
-        self._http = _Http(application(self.service))
+        self._http = _Http(application(self.service, self._siblings), Limits.of(self._settings, self.metrics))
         self._http_task = asyncio.create_task(self._http.run(sock))
         await self._http.listening.wait()
+        self._sharing = asyncio.create_task(self.service.sharing.run())
         self._telling = asyncio.create_task(tell_demand(self.service))
         if self._settings.announce is not None:
             announce(self._settings.announce, http_port=self.http_port, grpc_port=self.grpc_port)
@@ -129,31 +145,41 @@ class Router:
         self._telling.cancel()
         self._http.should_exit = True
         await self._http_task
-        await self._grpc.stop(0.5)
+        self._sharing.cancel()
+        await asyncio.gather(*(server.stop(0.5) for server in self._grpc))
         await asyncio.gather(*self._publishing)  # the ranks just detached
         if self._tracing is not None:
             self._tracing.stop()
 
     async def _start_grpc(self) -> None:
-        self._grpc = grpc.aio.server(options=GRPC_OPTIONS)
-        self._grpc.add_generic_rpc_handlers((Reasoning(self.service).handler(),))
-        fleet = Fleet(self.catalog, self.ranks, self.metrics, router_id=uuid.uuid4().hex)
-        fleet_pb2_grpc.add_FleetServicer_to_server(fleet, self._grpc)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        """One server; as one of several processes two: clients' shared port, and this one's own for workers."""
+        settings, member, ranks = self._settings, self._member, self.ranks
+        shared = self._server(_SHARED if member else _ALONE)
+        shared.add_generic_rpc_handlers((Reasoning(self.service).handler(),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, shared)
         names = (
             SERVICE,
             fleet_pb2.DESCRIPTOR.services_by_name["Fleet"].full_name,
             health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
             reflection.SERVICE_NAME,
         )
-        reflection.enable_server_reflection(names, self._grpc)
-        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
-        try:
-            self.grpc_port = self._grpc.add_insecure_port(f"{host}:{self._settings.grpc_port}")
-        except RuntimeError as e:
-            raise _taken(self._settings.host, self._settings.grpc_port, "grpc") from e
+        reflection.enable_server_reflection(names, shared)
+        fleet = Fleet(self.catalog, ranks, self.metrics, self.service.router_id, self.service.sharing.receive)
+        own = shared
+        if member is not None and self._siblings is not None:
+            fleet_pb2_grpc.add_FleetServicer_to_server(Signpost(member), shared)
+            own = self._server(_SHARED)  # with the socket by which the supervisor keeps the port
+            own.add_generic_rpc_handlers((self._siblings.handler(),))
+            _add_port(own, settings.host, member.fleet_port, "fleet")
+        fleet_pb2_grpc.add_FleetServicer_to_server(fleet, own)
+        self.grpc_port = _add_port(shared, settings.host, settings.grpc_port, "grpc")
         await self._publish_health()
-        await self._grpc.start()
+        for server in self._grpc:
+            await server.start()
+
+    def _server(self, sharing: tuple[str, int]) -> grpc.aio.Server:
+        self._grpc.append(grpc.aio.server(options=(*GRPC_OPTIONS, sharing)))
+        return self._grpc[-1]
 
     def _changed(self) -> None:
         self.service.desk.look()
@@ -170,7 +196,7 @@ class Router:
 class _Http(uvicorn.Server):
     """uvicorn within our own loop, signals and sockets."""
 
-    def __init__(self, app: object) -> None:
+    def __init__(self, app: object, limits: Limits) -> None:
         super().__init__(
             uvicorn.Config(
                 app,  # type: ignore[arg-type]
@@ -185,11 +211,14 @@ class _Http(uvicorn.Server):
             )
         )
         self.listening = asyncio.Event()
+        self._limits = limits
 
     async def run(self, sock: socket.socket) -> None:  # type: ignore[override]
         await self.serve(sockets=[sock])
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        # uvicorn hands this to each connection's protocol, and nothing else of ours.
+        self.lifespan.state[LIMITS] = self._limits
         await super().startup(sockets)
         self.listening.set()
 
@@ -198,20 +227,9 @@ class _Http(uvicorn.Server):
         yield
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _add_port(server: grpc.aio.Server, host: str, port: int, door: str) -> int:
     try:
-        sock.bind((host, port))
-    except OSError as e:
-        sock.close()
-        raise _taken(host, port, "http") from e
-    return sock
-
-
-def _taken(host: str, port: int, door: str) -> StartupError:
-    return StartupError(
-        f"cannot listen on {host}:{port}: end what uses the port, or choose another with --{door}-port "
-        f"or R1_{door.upper()}_PORT (0 picks a free one)"
-    )
+        found: int = server.add_insecure_port(f"{f'[{host}]' if ':' in host else host}:{port}")
+    except RuntimeError as e:
+        raise taken(host, port, door) from e
+    return found

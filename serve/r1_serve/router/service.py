@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import logging
 import time
+import uuid
 from collections.abc import Callable, Sequence
 
 from r1_cluster.routing import Policy
 from r1_cluster.routing.admission import Arrival
-from r1_cluster.routing.budget import Asked, Budget
+from r1_cluster.routing.budget import Asked, Budget, Effort
+from r1_cluster.routing.quota import Accounts
 
 from r1_serve.errors import (
     Cancelled,
@@ -32,6 +34,7 @@ from r1_serve.router.migrations import Migrations
 from r1_serve.router.models import Catalog, ServedModel
 from r1_serve.router.ranks import Rank, Ranks
 from r1_serve.router.request import ChatRequest
+from r1_serve.router.sharing import Sharing
 from r1_serve.router.slo import Slo
 from r1_serve.router.tenants import TenantsFile
 from r1_serve.settings import RouterSettings
@@ -63,7 +66,10 @@ class Service:
         self.calls: set[Call] = set()
         self._idle = asyncio.Event()  # set when the last call of a stopping router ends
         self.tenants = TenantsFile(settings.tenants, clock)
-        self.desk = Desk(catalog, ranks, policy, clock)
+        self.router_id = uuid.uuid4().hex
+        accounts = Accounts(self.router_id, clock())
+        self.desk = Desk(catalog, ranks, policy, clock, accounts)
+        self.sharing = Sharing(accounts, ranks, clock, self.desk.look_again)
         self._clock = clock
         self._tracing = tracing
         self.migrations = Migrations(self._move, metrics, clock, settings.resume_wait_s)
@@ -126,6 +132,12 @@ class Service:
     def slo(self, model: str) -> Slo:
         return self._slo[model]
 
+    async def count(self, request: ChatRequest, key: str | None = None) -> int:
+        """Tokens of the request's prompt. Raises R1Error."""
+        self.tenants.of_key(key)
+        model = self.catalog.resolve(request.model)
+        return len(await model.prompts.encode(request.messages, model.max_model_len))
+
     async def drain(self, timeout_s: float) -> None:
         """Refuse new calls, give running ones ``timeout_s``, end the rest with RouterStopping."""
         self.stopping = True
@@ -143,11 +155,12 @@ class Service:
 
     async def _start(self, call: Call) -> None:
         request, model, tenant = call.request, call.model, call.tenant
-        prompt = await model.prompts.encode(request.messages)
+        prompt = await model.prompts.encode(request.messages, model.max_model_len)
         sampling = _sampling(request, model, len(prompt))
-        asked = request.thinking_token_budget
-        if asked is not None and not model.closing_ids:
-            raise InvalidRequest(f"{model.name} does not think: leave it out", field="thinking_token_budget")
+        asked = Asked(request.thinking_token_budget, request.reasoning_effort)
+        if not model.closing_ids and (asked.tokens is not None or asked.effort not in (None, Effort.NONE)):
+            field = "thinking_token_budget" if asked.effort is None else "reasoning_effort"
+            raise InvalidRequest(f"{model.name} does not think: leave it out", field=field)
         if not self.ranks.ready(model.name):
             await self.ranks.wait_for(model.name, self.settings.worker_wait_s)
         if call.error is not None:  # its deadline passed, or the router stopped, meanwhile
@@ -159,7 +172,7 @@ class Service:
             model.name,
             len(prompt),
             sampling.max_tokens,
-            asked=Asked(tokens=asked),
+            asked=asked,
             n=request.n,
             deadline=call.deadline,
             opens_thought=model.opens_thought,
@@ -174,7 +187,10 @@ class Service:
         """The call's turn has come."""
         request, model = call.request, call.model
         metrics = self.metrics.of(model.name, call.tenant.name)
-        call.budget = enforced(request.thinking_token_budget, budget, sampling.max_tokens, len(model.closing_ids))
+        tokens, effort = request.thinking_token_budget, request.reasoning_effort
+        if tokens is None and effort is not None:
+            tokens = model.budget_rules.of_effort(effort)
+        call.budget = enforced(tokens, budget, sampling.max_tokens, len(model.closing_ids), effort)
         if logger.isEnabledFor(logging.DEBUG):
             told = {"request_id": call.request_id}
             logger.debug("request %s: budget %s; %s", call.request_id, budget.explain(), call.route, extra=told)

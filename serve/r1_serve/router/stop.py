@@ -6,22 +6,24 @@ from __future__ import annotations
 class StopStrings:
     """Finds the earliest of ``stops`` across any cut of the text."""
 
-    __slots__ = ("_held", "_longest", "_stops")
+    __slots__ = ("_held", "_longest", "_stops", "met")
 
     def __init__(self, stops: tuple[str, ...]) -> None:
         self._stops = stops
         self._longest = max(map(len, stops), default=0)
         self._held = ""
+        self.met: str | None = None
 
     def feed(self, text: str) -> tuple[str, bool]:
         """The text that may be shown now, and whether a stop string was met: then it and what follows are dropped."""
         if not self._stops:
             return text, False
         text = self._held + text
-        met = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
+        met = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if met:
             self._held = ""
-            return text[: min(met)], True
+            at, self.met = min(met, key=lambda found: found[0])
+            return text[:at], True
         keep = self._undecided(text)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep], False

@@ -6,10 +6,11 @@ A field that would change the answer and is not supported is refused by name; on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
+from r1_cluster.routing.budget import Effort
 
 from r1_serve.errors import InvalidRequest
 from r1_serve.router.request import MAX_CHOICES, MAX_STOP_LENGTH, MAX_STOP_STRINGS, ChatRequest, Message
@@ -42,7 +43,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
-    "reasoning_effort": (),
     "verbosity": (),
     "web_search_options": (),
     "moderation": (),
@@ -106,6 +106,30 @@ class _StreamOptions(_Strict):
     include_obfuscation: bool | None = None
 
 
+class _Thinking(_Strict):
+    """Anthropic's and DeepSeek's field. Enabled or adaptive without a number asks for nothing."""
+
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: int | None = Field(default=None, ge=1, lt=1 << 31)
+    display: str | None = None  # of Anthropic's platform: thinking is always shown here
+
+    @property
+    def tokens(self) -> int | None:
+        return 0 if self.type == "disabled" else self.budget_tokens
+
+
+def _effort(effort: Any) -> Any:
+    """OpenAI's words; beyond high there is nothing more here."""
+    if not isinstance(effort, str):
+        return effort
+    if effort in ("xhigh", "max"):
+        return Effort.HIGH
+    try:
+        return Effort(effort)
+    except ValueError:
+        raise _fault(f"{effort[:40]!r} is no effort: use {', '.join(Effort)}") from None
+
+
 def _ends_with_a_question(messages: list[_Message]) -> list[_Message]:
     for number, message in enumerate(messages):
         if message.content is None and message.role != "assistant":
@@ -143,6 +167,8 @@ class ChatBody(_Strict):
         BeforeValidator(_listed),
     ] = None
     thinking_token_budget: int | None = Field(default=None, ge=-1, lt=1 << 31)
+    reasoning_effort: Annotated[Effort | None, BeforeValidator(_effort)] = None
+    thinking: _Thinking | None = None
     loop_guard: bool | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
@@ -153,6 +179,9 @@ class ChatBody(_Strict):
                 "max_completion_tokens and max_tokens mean the same here and differ: give one",
                 field="max_completion_tokens",
             )
+        budget, thinking = self.thinking_token_budget, self.thinking.tokens if self.thinking else None
+        if budget is not None and thinking is not None and budget != thinking:
+            raise InvalidRequest("thinking and thinking_token_budget differ: give one", field="thinking")
         return ChatRequest(
             model=self.model or "",
             messages=tuple(Message(m.role, m.content or "") for m in self.messages),
@@ -167,7 +196,8 @@ class ChatBody(_Strict):
             max_tokens=self.max_tokens or self.max_completion_tokens,
             n=self.n or 1,
             stop=tuple(self.stop or ()),
-            thinking_token_budget=self.thinking_token_budget,
+            thinking_token_budget=thinking if budget is None else budget,
+            reasoning_effort=self.reasoning_effort,
             loop_guard=self.loop_guard is not False,
         )
 

@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 from r1_cluster.plan import Plan
-from r1_cluster.simulator import Failure, Linear, Report, Scenario, Simulation, SimulationError
+from r1_cluster.routing.scaling import ScalingRules
+from r1_cluster.simulator import Autoscaling, Failure, Linear, Report, Scenario, Simulation, SimulationError
 from r1_cluster.simulator.options import load_profile, parse_slo
 from r1_cluster.workload import load
 
@@ -28,6 +29,9 @@ def command(
     routing: Annotated[str, typer.Option(help="a policy's name or .yaml file")] = "thinking_aware",
     fail: Annotated[
         list[str] | None, typer.Option(metavar="AT:GANG[:S]", help="a gang is lost then, and back after S seconds")
+    ] = None,
+    autoscale: Annotated[
+        str | None, typer.Option(metavar="MIN:MAX", help="gangs come and go by the fleet's own scaling rules")
     ] = None,
     profile: Annotated[Path | None, typer.Option(help="YAML of measured step times instead of the model's")] = None,
     refresh: Annotated[
@@ -49,7 +53,9 @@ def command(
         requests=requests,
         seed=seed,
         gangs=gangs,
-        scenario=Scenario(failures=[_failure(text) for text in fail or ()], slo=parse_slo(slo)),
+        scenario=Scenario(
+            failures=[_failure(text) for text in fail or ()], scaling=_autoscaling(autoscale), slo=parse_slo(slo)
+        ),
         profile=measured,
         policy_name=routing,
         refresh_s=refresh,
@@ -82,6 +88,15 @@ def _run(simulation: Simulation, requests: int, *, quiet: bool) -> Report:
         return simulation.run(
             lambda done, now: bar.update(task, completed=done, description=f"{now:,.0f} s of the fleet's time")
         )
+
+
+def _autoscaling(text: str | None) -> Autoscaling | None:
+    if text is None:
+        return None
+    least, _, most = text.partition(":")
+    if not (least.isdigit() and most.isdigit() and 1 <= int(least) <= int(most)):
+        raise SimulationError(f"--autoscale is {text!r}: give MIN:MAX gangs, such as 1:4")
+    return Autoscaling(ScalingRules(min_gangs=int(least), max_gangs=int(most)))
 
 
 def _failure(text: str) -> Failure:

@@ -15,7 +15,7 @@ STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem a
 table{border-collapse:collapse}td,th{padding:.2rem .9rem .2rem 0;text-align:right}td:first-child,th:first-child
 {text-align:left}th{color:#64748b;font-weight:500}figure{margin:1rem 0;display:inline-block;width:34rem;max-width:100%}
 figcaption{font-weight:600}svg{width:100%}svg text{font:11px system-ui,sans-serif;fill:#475569}.grid{stroke:#e2e8f0}
-pre{background:#f1f5f9;padding:.8rem;overflow-x:auto}"""
+pre{background:#f1f5f9;padding:.8rem;white-space:pre-wrap}"""
 
 ROWS = (
     ("ttft", "TTFT", 1.0, "s"),

@@ -8,7 +8,7 @@ from html import escape
 
 Points = Sequence[tuple[float, float]]
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 300, 64, 16, 16, 44
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM, LINE = 640, 300, 64, 16, 16, 44, 15
 COLOURS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#475569")
 
 
@@ -27,7 +27,9 @@ def plot(
     xs, ys = zip(*(p for points in kept.values() for p in points), strict=True)
     across = _Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT, log_x)
     up = _Axis(min(ys) if log_y else 0.0, max(ys), HEIGHT - BOTTOM, TOP, log_y)
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(y)} over {escape(x)}">']
+    above = LINE * len(kept) if len(kept) > 1 else 0  # the names, over the plot
+    box = f"0 {-above} {WIDTH} {HEIGHT + above}"
+    parts = [f'<svg viewBox="{box}" role="img" aria-label="{escape(y)} over {escape(x)}">']
     for value in up.ticks():
         at = up(value)
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}" class="grid"/>')
@@ -42,10 +44,8 @@ def plot(
         if marks:
             parts += [f'<circle cx="{across(a):.1f}" cy="{up(b):.1f}" r="3" fill="{colour}"/>' for a, b in points]
         if len(kept) > 1:
-            at = TOP + 12 + 16 * index
-            parts.append(
-                f'<text x="{WIDTH - RIGHT - 6}" y="{at}" text-anchor="end" style="fill:{colour}">{escape(name)}</text>'
-            )
+            at = LINE * (index + 1) - above
+            parts.append(f'<text x="{LEFT}" y="{at}" style="fill:{colour}">{escape(name)}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x)}</text>')
     turn = f"translate(14 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)"

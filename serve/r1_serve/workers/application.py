@@ -9,7 +9,7 @@ import re
 from functools import partial
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from r1_cluster.plan import Plan, Pool
 
 from r1_serve.errors import StartupError
@@ -92,11 +92,16 @@ class ServeArguments(BaseModel):
     threads: int = Field(default=1, ge=1)
 
 
-def configured(args: ServeArguments) -> Any:
+def configured(arguments: dict[str, Any]) -> Any:
     """The application of a Serve config file: ``import_path: r1_serve.workers.application:configured``.
 
-    Raises PlanError, and StartupError where the plan has no such pool or an address is malformed.
+    ``arguments`` are :class:`ServeArguments`; Serve would make them itself only where annotations are not strings.
+    Raises PlanError, and StartupError where the plan has no such pool or an argument is malformed.
     """
+    try:
+        args = ServeArguments.model_validate(arguments)
+    except ValidationError as e:
+        raise StartupError("; ".join(f"args.{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in e.errors())) from e
     plan = Plan.load(args.plan)
     found = [pool for pool in plan.pools if args.pool in (None, pool.name)]
     if len(found) != 1:

@@ -64,24 +64,34 @@ def targets(routers: str) -> tuple[str, ...]:
 
 
 class _Stream:
-    """One attached stream's outgoing frames: the step hook puts them in, gRPC takes them out."""
+    """One attached stream's outgoing messages: the step hook puts frames in, gRPC takes them out."""
 
-    def __init__(self) -> None:
-        self._frames: asyncio.Queue[pb.Frame | None] = asyncio.Queue()
+    def __init__(self, others: Callable[[_Stream], tuple[int, int]]) -> None:
+        """``others``: how many requests other routers have on the rank, and how many routers are attached."""
+        self._out: asyncio.Queue[pb.Frame | pb.Digest | None] = asyncio.Queue()
         self._sequence = 0
+        self._others = others
+        self.router_id = ""  # once it is welcome
 
     def send(self, frame: pb.Frame) -> None:
-        self._frames.put_nowait(frame)
+        self._out.put_nowait(frame)
+
+    def pass_on(self, digest: pb.Digest) -> None:
+        self._out.put_nowait(digest)
 
     def finish(self) -> None:
-        self._frames.put_nowait(None)
+        self._out.put_nowait(None)
 
     async def messages(self, hello: pb.Hello) -> AsyncIterator[pb.WorkerMessage]:
         yield pb.WorkerMessage(hello=hello)
-        while (frame := await self._frames.get()) is not None:
+        while (out := await self._out.get()) is not None:
+            if isinstance(out, pb.Digest):
+                yield pb.WorkerMessage(digest=out)
+                continue
             self._sequence += 1
-            frame.sequence = self._sequence
-            yield pb.WorkerMessage(frame=frame)
+            out.sequence = self._sequence
+            out.others, out.routers = self._others(self)
+            yield pb.WorkerMessage(frame=out)
 
 
 class Attachments:
@@ -105,6 +115,8 @@ class Attachments:
         self._demands = demands or Demands()
         self._streams: dict[str, asyncio.Task[None]] = {}
         self._open: set[_Stream] = set()
+        self._behind: dict[str, set[str]] = {}  # addresses of the routers that an address stands for
+        self._digests: dict[str, pb.Digest] = {}  # the last one of each router
 
     async def run(self) -> None:
         """Attach to what the names resolve to, for ever. A router gone from them keeps its stream until it ends."""
@@ -112,6 +124,8 @@ class Attachments:
             found: set[str] = set()
             for router in self._routers:
                 found |= await self._resolver(router)
+            for address in list(found):
+                found |= self._behind.get(address, set())
             for address in found:
                 task = self._streams.get(address)
                 if task is None or task.done():
@@ -131,7 +145,7 @@ class Attachments:
     async def _attach(self, address: str) -> None:
         """One stream's life, then again after a pause while the router answers at all."""
         while True:
-            stream = _Stream()
+            stream = _Stream(self._others)
             try:
                 async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
                     await self._converse(rpc.FleetStub(channel).Attach(stream.messages(self._hello)), stream, address)
@@ -152,10 +166,34 @@ class Attachments:
                         await self._generations.submit(stream, message.submit)
                     case "abort":
                         await self._generations.abort(stream, message.abort.request_id)
+                    case "digest":
+                        self._pass_on(message.digest)
                     case "demand":
                         self._demands.told(address, message.demand)
                     case "welcome":
-                        logger.info("attached to router %s at %s", message.welcome.router_id, address)
+                        self._welcome(stream, message.welcome, address)
         finally:
             self._open.discard(stream)
+            self._digests.pop(stream.router_id, None)
             await self._generations.close(stream)
+
+    def _welcome(self, stream: _Stream, welcome: pb.Welcome, address: str) -> None:
+        if welcome.ports:
+            host, _, _ = address.rpartition(":")
+            self._behind[address] = {f"{host}:{port}" for port in welcome.ports}
+            return
+        self._behind.pop(address, None)
+        stream.router_id = welcome.router_id
+        for digest in self._digests.values():
+            stream.pass_on(digest)
+        logger.info("attached to router %s at %s", welcome.router_id, address)
+
+    def _pass_on(self, digest: pb.Digest) -> None:
+        """Routers know of each other by us: what one says to the others goes to all that are attached."""
+        self._digests[digest.router_id] = digest
+        for stream in self._open:
+            if stream.router_id not in ("", digest.router_id):
+                stream.pass_on(digest)
+
+    def _others(self, stream: _Stream) -> tuple[int, int]:
+        return self._generations.of_others(stream), sum(1 for other in self._open if other.router_id)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -69,6 +70,7 @@ class Generations:
         self._tracing = tracing
         self.hello = hello  # who this rank is, for traces
         self._live: dict[tuple[Outbox, int], _Live] = {}
+        self._held: Counter[Outbox] = Counter()  # live requests
         self._outboxes: list[Outbox] = []
         self._engine: Engine | None = None
         self._sequence = 0
@@ -96,6 +98,11 @@ class Generations:
         self._outboxes.remove(outbox)
         for key in [key for key in self._live if key[0] is outbox]:
             await self.abort(outbox, key[1])
+        self._held.pop(outbox, None)
+
+    def of_others(self, outbox: Outbox) -> int:
+        """How many requests other routers have here."""
+        return len(self._live) - self._held[outbox]
 
     async def submit(self, outbox: Outbox, submit: pb.Submit) -> None:
         """Start a request. What the engine refuses comes back as FINISH_REJECTED, to this request alone."""
@@ -111,6 +118,7 @@ class Generations:
             return
         self._sequence += 1
         live = self._live[key] = _Live(outbox, submit.request_id, str(self._sequence))
+        self._held[outbox] += 1
         traced: dict[str, Any] = {}
         if self._tracing is not None and submit.traceparent:
             live.span = self._tracing.generate(submit, self.hello)
@@ -198,6 +206,7 @@ class Generations:
 
     def _give_back(self, finish: pb.FinishReason, why: str) -> None:
         live, self._live = list(self._live.values()), {}
+        self._held.clear()
         for item in live:
             self._end_span(item, pb.Delta(finish=finish))
             self._refuse(item.outbox, item.request_id, finish, why)
@@ -205,6 +214,8 @@ class Generations:
 
     def _forget(self, key: tuple[Outbox, int]) -> _Live | None:
         live = self._live.pop(key, None)
+        if live is not None:
+            self._held[key[0]] -= 1
         if not self._live:
             self._idle.set()
         return live

@@ -137,7 +137,18 @@ class KvEvents:
         return {"kv_events_config": config}
 
     async def run(self, endpoint: str, send: Send) -> None:
-        """``endpoint``: where the engine says it publishes. Call before the first request: nothing is sent again."""
+        """``endpoint``: where the engine says it publishes. Call before the first request: nothing is sent again.
+
+        Events that cannot be read end it, and with it what routers believe to be cached: serving does not depend on it.
+        """
+        try:
+            await self._follow(endpoint, send)
+        except Exception:
+            logger.exception("KV events cannot be read: no prefix hits are expected of this rank any more")
+            self.blocks.clear()
+            send(pb.KvChange(cleared=True))
+
+    async def _follow(self, endpoint: str, send: Send) -> None:
         import msgspec
         import zmq
         import zmq.asyncio
@@ -169,6 +180,7 @@ def fits(block_size: int) -> bool:
     return BLOCK_TOKENS % block_size == 0
 
 
-def endpoint_of(engine: Any, rank: int) -> str:
-    """Where the engine of ``rank`` publishes, as it resolved it."""
-    return str(engine.engine_core.get_kv_event_sources()[rank].endpoint)
+def endpoint_of(engine: Any) -> str:
+    """Where the rank's one engine publishes, as it resolved it."""
+    [source] = engine.engine_core.get_kv_event_sources().values()
+    return str(source.endpoint)

@@ -43,6 +43,7 @@ class Rank:
         self._generations = Generations(tracing=self._tracing)
         arguments = engines.engine_arguments(plan, pool, gang, settings)
         self._kv_events = KvEvents() if plan.engine.enable_prefix_caching else None
+        self._following: asyncio.Task[None] | None = None  # apart from the others: its end is no fault of the rank's
         if self._kv_events is not None:
             arguments |= self._kv_events.engine_arguments()
         self._engine = engines.start(
@@ -65,8 +66,9 @@ class Rank:
         self._tasks = [self._attaching, *map(asyncio.create_task, (self._generations.beat(), self._leave_when_asked()))]
         if self._kv_events is not None and fits(self._engine.vllm_config.cache_config.block_size):
             self._generations.kv_snapshot = self._kv_events.blocks.snapshot
-            endpoint = endpoint_of(self._engine, gang.rank)
-            self._tasks.append(asyncio.create_task(self._kv_events.run(endpoint, self._generations.kv_changed)))
+            self._following = asyncio.create_task(
+                self._kv_events.run(endpoint_of(self._engine), self._generations.kv_changed)
+            )
         self._doorway.enter()
         logger.info("rank %d of gang %s is ready", gang.rank, gang.gang_id)
 
@@ -103,6 +105,8 @@ class Rank:
         self._doorway.gone()
         self._engine.shutdown()
         if self._kv_events is not None:
+            if self._following is not None:
+                self._following.cancel()
             self._kv_events.close()
         if self._tracing is not None:
             self._tracing.stop()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from r1_cluster.routing.quota import Accounts, Drain
+from r1_cluster.routing.drain import Drain
+from r1_cluster.routing.quota import Accounts
 from r1_cluster.routing.tenants import Quota
 
 QUOTA = Quota(tokens_per_minute=6000)

@@ -10,7 +10,8 @@ from r1_cluster.catalog import gpu, model
 from r1_cluster.perf.layout import Split
 from r1_cluster.perf.step import Engine
 from r1_cluster.plan import Plan, PlanError
-from r1_cluster.simulator import Drain, Failure, Linear, Report, Scenario, Simulation, Slo, Threshold
+from r1_cluster.routing.scaling import ScalingRules
+from r1_cluster.simulator import Autoscaling, Drain, Failure, Linear, Report, Scenario, Simulation, Slo
 from r1_cluster.simulator.sketch import Sketch
 from r1_cluster.workload import Closed, Fixed, Poisson, RequestClass, Workload, load
 
@@ -149,14 +150,15 @@ def test_a_drained_gang_takes_nothing_new_and_hands_over_what_still_runs() -> No
     assert report.metrics.moved > 0
 
 
-def test_a_scaler_adds_gangs_under_load_and_takes_them_away_after() -> None:
-    scaler = Threshold(least=1, most=4, every_s=5.0, start_s=20.0, grace_s=30.0)
+def test_the_fleets_own_scaling_adds_gangs_under_load_and_takes_them_away_after() -> None:
+    rules = ScalingRules(min_gangs=1, max_gangs=4, max_wait_s=1.0, up_after_s=5.0, down_after_s=20.0)
+    scaling = Autoscaling(rules, start_s=20.0, grace_s=30.0)
     plan = UNIFIED.model_copy(update={"engine": UNIFIED.engine.model_copy(update={"max_num_seqs": 16})})
-    report = simulated(plan, rate=4.0, gangs=1, scenario=Scenario(scaler=scaler), requests=600)
+    report = simulated(plan, rate=4.0, gangs=1, scenario=Scenario(scaling=scaling))
     wanted = [gangs for _, gangs in report.metrics.scaled]
     assert max(wanted) > 1
     assert wanted[-1] < max(wanted)
-    assert report.metrics.ended + sum(report.metrics.refused.values()) == 600
+    assert report.metrics.ended + sum(report.metrics.refused.values()) == 400
 
 
 def test_a_tighter_service_level_is_kept_by_fewer() -> None:

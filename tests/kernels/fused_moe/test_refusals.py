@@ -84,8 +84,8 @@ def test_routing_and_quantisation_refuse_as_well() -> None:
         route(torch.zeros(1, 96), bias[:96], groups=8, top_groups=4, topk=8, scale=1.0)
     with pytest.raises(ValueError, match="4 groups of 32 experts cannot give 200 experts"):
         route(torch.zeros(1, 256), bias, groups=8, top_groups=4, topk=200, scale=1.0)
-    with pytest.raises(ValueError, match="columns: expected a power of two of at least 3"):
-        sort_slots(torch.zeros(3, 2, dtype=torch.int32), 4, 16, columns=2)
+    with pytest.raises(ValueError, match=r"ids: expected torch.int32, got torch.int64"):
+        sort_slots(torch.zeros(3, 2, dtype=torch.int64), 4, 16)
     with pytest.raises(ValueError, match="width: expected a multiple of 128, got 100"):
         quantise(torch.zeros(1, 100))
     with pytest.raises(ValueError, match="gate_up's width: expected a multiple of 256, got 384"):

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from r1_cluster.plan import Plan
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.router.call import Call, Finished
 from r1_serve.router.choice import Kind
@@ -73,10 +74,14 @@ async def read(call: Call) -> tuple[str, str, int]:
 
 
 async def test_none_of_500_streams_loses_or_repeats_a_token_while_ranks_die(world_of: Any, ids: Any) -> None:
-    world, model, rng = await world_of(resume_wait_s=60), Model(ids), random.Random(7)
+    value = Plan.load("nano-tp1").model_dump()
+    value["engine"] |= {"max_num_seqs": STREAMS}
+    plan = Plan.model_validate(value)
+    world, model, rng = await world_of([plan], resume_wait_s=60), Model(ids), random.Random(7)
 
     async def rank() -> tuple[Any, asyncio.Task[None]]:
-        worker = await world.worker(capacity=pb.Capacity(kv_tokens=1 << 20, max_num_seqs=STREAMS, max_model_len=2048))
+        capacity = pb.Capacity(kv_tokens=1 << 20, max_num_seqs=STREAMS, max_model_len=2048)
+        worker = await world.worker(plan=plan, capacity=capacity)
         return worker, asyncio.create_task(work(worker, model, random.Random(rng.random())))
 
     ranks = [await rank(), await rank()]

@@ -110,6 +110,7 @@ def test_capacity_finds_where_the_service_level_breaks_and_what_a_budget_is_wort
         (("simulate", "--plan", "PLAN", "--slo", "ttft=1,ttft=2"), "slo names ttft twice"),
         (("simulate", "--plan", "PLAN", "--routing", "luck"), "no routing policy 'luck'"),
         (("simulate", "--plan", "PLAN", "--fail", "soon"), "--fail is 'soon': give AT:GANG"),
+        (("simulate", "--plan", "PLAN", "--autoscale", "4:1"), "--autoscale is '4:1': give MIN:MAX"),
         (("simulate", "--plan", "PLAN", "--fail", "5:9"), "gang 9 cannot fail"),
         (("simulate", "--plan", "PLAN", "--profile", "none.yaml"), "profile none.yaml: No such file"),
         (("simulate", "--plan", "PLAN", "--workload", "TRACE"), "line 2: not JSON"),

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import ValidationError
 from r1_cluster.plan import Plan, Pool, shipped
 from r1_serve.errors import StartupError
 from r1_serve.settings import WorkerSettings
 from r1_serve.workers.application import (
-    ServeArguments,
     app_name,
     build,
     cause,
@@ -134,10 +132,16 @@ def test_streamed_weights_replace_the_folder_and_say_how_to_load() -> None:
 
 
 def test_a_serve_config_names_plan_and_pool() -> None:
-    arguments = ServeArguments(plan="nano-dp2-ep2", pool="main", routers="r1-attach:8001")
-    application = configured(arguments)
+    application = configured({"plan": "nano-dp2-ep2", "pool": "main", "routers": "r1-attach:8001"})
     assert application._bound_deployment.name == "rank-main"
     with pytest.raises(StartupError, match=r"args\.pool is other: plan nano-dp2-ep2 has main"):
-        configured(ServeArguments(plan="nano-dp2-ep2", pool="other"))
-    with pytest.raises(ValidationError):
-        ServeArguments(plan="nano-tp1", router="r1:8001")  # type: ignore[call-arg]
+        configured({"plan": "nano-dp2-ep2", "pool": "other"})
+    with pytest.raises(StartupError, match=r"args\.router: Extra inputs"):
+        configured({"plan": "nano-tp1", "router": "r1:8001"})
+
+
+def test_serve_calls_the_builder_with_what_the_file_says() -> None:
+    from ray.serve._private.api import call_user_app_builder_with_args_if_necessary as call
+
+    application = call(configured, {"plan": "nano-tp1", "routers": "r1-attach:8001", "threads": 1})
+    assert application._bound_deployment.name == "rank-main"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -129,28 +130,54 @@ class Outbox:
         self.came.set()
 
 
-async def test_vllms_publisher_is_read_and_a_router_that_comes_later_is_told_all() -> None:
-    from vllm.distributed.kv_events import KVEventBatch, ZmqEventPublisher
+class Publishing:
+    """vLLM's publisher for data-parallel rank 1, and a rank's reader of it."""
 
-    events, generations, early, late = KvEvents(), Generations(), Outbox(), Outbox()
-    config = events.engine_arguments()["kv_events_config"]
-    publisher = ZmqEventPublisher(1, endpoint=config.endpoint, topic=config.topic)
-    generations.kv_snapshot = events.blocks.snapshot
-    generations.open(early)
-    early.came.clear()
-    reading = asyncio.create_task(events.run(publisher.get_publisher_config().endpoint, generations.kv_changed))
-    long = [*range(64)]
-    try:
+    def __init__(self) -> None:
+        from vllm.distributed.kv_events import ZmqEventPublisher
+
+        self.events, self.generations, self.outbox = KvEvents(), Generations(), Outbox()
+        config = self.events.engine_arguments()["kv_events_config"]
+        self._publisher = ZmqEventPublisher(1, endpoint=config.endpoint, topic=config.topic)
+        self.generations.kv_snapshot = self.events.blocks.snapshot
+        self.generations.open(self.outbox)
+        self.outbox.came.clear()
+        endpoint = self._publisher.get_publisher_config().endpoint
+        self.reading = asyncio.create_task(self.events.run(endpoint, self.generations.kv_changed))
+
+    async def publish_until_told(self, *events: Any) -> None:
+        """Again and again: a subscriber misses what is published before it is connected."""
+        from vllm.distributed.kv_events import EventBatch
+
         async with asyncio.timeout(10):
-            while not early.came.is_set():  # a subscriber misses what is published before it is connected
-                publisher.publish(KVEventBatch(ts=0.0, events=[stored(long, 16)]))
+            while not self.outbox.came.is_set():
+                self._publisher.publish(EventBatch(ts=0.0, events=list(events)))
                 await asyncio.sleep(0.05)
-        generations.open(late)
-        assert list(late.frames[0].kv.stored) == numbers(long, block_tokens=64)
-        assert late.frames[0].kv.cleared
-    finally:
-        reading.cancel()
-        publisher.shutdown()
-        events.close()
-        with pytest.raises(asyncio.CancelledError):
-            await reading
+
+    async def close(self) -> None:
+        self.reading.cancel()
+        await asyncio.gather(self.reading, return_exceptions=True)
+        self._publisher.shutdown()
+        self.events.close()
+
+
+@pytest.fixture
+async def publishing() -> AsyncIterator[Publishing]:
+    made = Publishing()
+    yield made
+    await made.close()
+
+
+async def test_vllms_publisher_is_read_and_a_router_that_comes_later_is_told_all(publishing: Publishing) -> None:
+    prompt, late = list(range(64)), Outbox()
+    await publishing.publish_until_told(stored(prompt, 16))
+    publishing.generations.open(late)
+    assert list(late.frames[0].kv.stored) == numbers(prompt, block_tokens=64)
+    assert late.frames[0].kv.cleared
+
+
+async def test_events_that_cannot_be_read_end_the_reading_and_what_was_believed(publishing: Publishing) -> None:
+    await publishing.publish_until_told(["a new kind"])
+    async with asyncio.timeout(10):
+        await publishing.reading
+    assert publishing.outbox.frames[-1].kv == pb.KvChange(cleared=True)

@@ -6,7 +6,7 @@ import logging
 from typing import cast
 
 import orjson
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -17,19 +17,29 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from r1_serve.errors import InternalError, MethodNotAllowed, NotFound, R1Error
+from r1_serve.router.http import anthropic, ollama
 from r1_serve.router.http.chat import chat_completions
 from r1_serve.router.http.errors import error_response
 from r1_serve.router.http.shape import model_body
 from r1_serve.router.request_id import HEADER, request_id
 from r1_serve.router.service import Service
+from r1_serve.router.siblings import Siblings
 
 logger = logging.getLogger(__name__)
 
 
-def application(service: Service) -> Starlette:
+def application(service: Service, siblings: Siblings | None = None) -> Starlette:
+    """``siblings``: the other processes of this router, for /metrics of all."""
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+            Route("/v1/messages", anthropic.messages, methods=["POST"]),
+            Route("/v1/messages/count_tokens", anthropic.count_tokens, methods=["POST"]),
+            Route("/api/chat", ollama.chat, methods=["POST"]),
+            Route("/api/generate", ollama.generate, methods=["POST"]),
+            Route("/api/tags", ollama.tags, methods=["GET"]),
+            Route("/api/show", ollama.show, methods=["POST"]),
+            Route("/api/version", ollama.about, methods=["GET"]),
             Route("/v1/models", models, methods=["GET"]),
             Route("/v1/models/{name:path}", model, methods=["GET"]),
             Route("/health", health, methods=["GET"]),
@@ -41,6 +51,7 @@ def application(service: Service) -> Starlette:
         exception_handlers={R1Error: _refused, HTTPException: _no_route},
     )
     app.state.service = service
+    app.state.siblings = siblings
     return app
 
 
@@ -74,21 +85,30 @@ class _Outermost:
             logger.exception("request %s failed", own_id, extra={"request_id": own_id})
             if not started:
                 error = InternalError(f"internal error; the router's log has more under request id {own_id}")
-                await error_response(error)(scope, receive, send_with_id)
+                await _response(scope, error)(scope, receive, send_with_id)
+
+
+def _response(scope: Scope, error: R1Error) -> Response:
+    """In the words of the API whose path this is."""
+    path: str = scope["path"]
+    if path.startswith("/api/"):
+        return ollama.error_response(error)
+    return anthropic.error_response(error) if path.startswith("/v1/messages") else error_response(error)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    return error_response(cast(R1Error, error))
+    return _response(request.scope, cast(R1Error, error))
 
 
 async def _no_route(request: Request, error: Exception) -> Response:
     found = cast(HTTPException, error)
     if found.status_code == 405:
         allowed = (found.headers or {}).get("Allow", "another method")
-        response = error_response(MethodNotAllowed(f"use {allowed} on {request.url.path[:200]}"))
+        response = _response(request.scope, MethodNotAllowed(f"use {allowed} on {request.url.path[:200]}"))
         response.headers["allow"] = allowed
         return response
-    return error_response(NotFound(f"nothing at {request.url.path[:200]}: chat is at /v1/chat/completions"))
+    where = "chat is at /v1/chat/completions, /v1/messages and /api/chat"
+    return _response(request.scope, NotFound(f"nothing at {request.url.path[:200]}: {where}"))
 
 
 def _json(value: object, status: int = 200) -> Response:
@@ -99,6 +119,8 @@ async def models(request: Request) -> Response:
     """Every name a request may use, aliases included."""
     catalog = request.app.state.service.catalog
     named = [model_body(m, name) for m in catalog.models.values() for name in (m.name, *m.aliases)]
+    if "anthropic-version" in request.headers:
+        return _json(anthropic.model_bodies(named))
     return _json({"object": "list", "data": named})
 
 
@@ -142,5 +164,8 @@ async def routing(request: Request) -> Response:
 
 async def metrics(request: Request) -> Response:
     service: Service = request.app.state.service
+    siblings: Siblings | None = request.app.state.siblings
+    if siblings is not None:
+        return Response(await siblings.metrics(), headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(service.metrics.registry), headers={"content-type": content_type})

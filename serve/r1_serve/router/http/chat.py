@@ -1,4 +1,5 @@
-"""POST /v1/chat/completions, streamed and not. Both stop the generation when the client hangs up."""
+"""POST /v1/chat/completions, streamed and not, and what other dialects share with it: a call becomes a response, which
+stops the generation when the client hangs up."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import orjson
 from starlette.requests import Request
@@ -16,11 +18,14 @@ from starlette.types import Receive, Scope, Send
 from r1_serve.errors import Cancelled, InternalError, InvalidRequest, R1Error
 from r1_serve.router.call import Call, Event
 from r1_serve.router.http.body import read_json
+from r1_serve.router.http.dialect import Dialect, Format
 from r1_serve.router.http.errors import error_response
 from r1_serve.router.http.shape import completion_body
-from r1_serve.router.http.sse import DONE, KEEP_ALIVE, Chunks
+from r1_serve.router.http.sse import Chunks
 from r1_serve.router.http.wire import Wire
+from r1_serve.router.request import ChatRequest
 from r1_serve.router.service import Service
+from r1_serve.router.stall import stalled
 from r1_serve.router.tenants import bearer
 from r1_serve.router.validate import check
 
@@ -31,22 +36,32 @@ TIMEOUT_HEADER = "x-request-timeout"
 
 async def chat_completions(request: Request) -> Response:
     """Raises R1Error for whatever is known before the first token."""
+
+    def read(value: Any) -> tuple[ChatRequest, Dialect, bool]:
+        body = check(value)
+        if body.stream_options is not None and not body.stream:
+            raise InvalidRequest("stream_options: only with stream true", field="stream_options")
+        include_usage = bool(body.stream_options and body.stream_options.include_usage)
+        dialect = Dialect(lambda call: Chunks(call, include_usage=include_usage), completion_body, error_response)
+        return body.request(), dialect, bool(body.stream)
+
+    return await respond(request, read)
+
+
+async def respond(request: Request, read: Callable[[Any], tuple[ChatRequest, Dialect, bool]]) -> Response:
+    """Open the call that the body asks for: ``read`` makes of it a request, the dialect of its answer, and whether that
+    is streamed. Raises R1Error."""
     service: Service = request.app.state.service
     try:
         timeout_s = _timeout(request)
-        body = check(await read_json(request, service.settings.max_body_bytes))
-        chat = body.request()
-        if body.stream_options is not None and not body.stream:
-            raise InvalidRequest("stream_options: only with stream true", field="stream_options")
+        body = await read_json(request, service.settings.max_body_bytes, service.settings.body_s)
+        chat, dialect, streamed = read(body)
     except R1Error as e:
         raise service.refused(e) from None
     call = await service.open(
-        chat, request.state.request_id, timeout_s, _key(request), request.headers.get("traceparent")
+        chat, request.state.request_id, timeout_s, key_of(request), request.headers.get("traceparent")
     )
-    if not body.stream:
-        return _Whole(call)
-    options = body.stream_options
-    return _Stream(call, service.settings.keep_alive_s, include_usage=bool(options and options.include_usage))
+    return _Stream(call, service, dialect) if streamed else _Whole(call, dialect)
 
 
 def _timeout(request: Request) -> float | None:
@@ -62,7 +77,7 @@ def _timeout(request: Request) -> float | None:
     return seconds
 
 
-def _key(request: Request) -> str | None:
+def key_of(request: Request) -> str | None:
     """OpenAI's header, or Anthropic's."""
     return bearer(request.headers.get("authorization")) or request.headers.get("x-api-key")
 
@@ -87,9 +102,10 @@ async def _while_connected(receive: Receive, call: Call) -> AsyncIterator[None]:
 class _Whole(Response):
     """The complete answer, once it is complete."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, dialect: Dialect) -> None:
         super().__init__()
         self._call = call
+        self._dialect = dialect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         events: list[Event] = []
@@ -97,23 +113,25 @@ class _Whole(Response):
             try:
                 while new := await self._call.take():
                     events += new
-                body = orjson.dumps(completion_body(self._call, events))
+                body = orjson.dumps(self._dialect.whole(self._call, events))
                 response = Response(body, media_type="application/json")
             except Cancelled:
                 return
             except R1Error as e:
-                response = error_response(e)
+                response = self._dialect.refusal(e)
         await response(scope, receive, send)
 
 
 class _Stream(Response):
-    """Server-sent events. Until the first event an error still has its own status; then it is an event."""
+    """Events as they come. Until the first one an error still has its own status; then it is an event."""
 
-    def __init__(self, call: Call, keep_alive_s: float, *, include_usage: bool) -> None:
+    def __init__(self, call: Call, service: Service, dialect: Dialect) -> None:
         super().__init__()
         self._call = call
-        self._keep_alive_s = keep_alive_s
-        self._include_usage = include_usage
+        self._dialect = dialect
+        self._metrics = service.metrics
+        self._keep_alive_s = service.settings.keep_alive_s
+        self._stall_s = service.settings.stall_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with _while_connected(receive, self._call):
@@ -122,25 +140,33 @@ class _Stream(Response):
             except Cancelled:
                 return
             except R1Error as e:
-                await error_response(e)(scope, receive, send)
+                await self._dialect.refusal(e)(scope, receive, send)
                 return
+            chunks = self._dialect.stream(self._call)
             headers = [
-                (b"content-type", b"text/event-stream; charset=utf-8"),
+                (b"content-type", chunks.media_type),
                 (b"cache-control", b"no-cache"),
                 (b"x-accel-buffering", b"no"),
             ]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             with contextlib.suppress(Cancelled):
-                await self._events(events, scope, send)
+                await self._events(events, chunks, scope, send)
 
-    async def _events(self, events: list[Event], scope: Scope, send: Send) -> None:
+    async def _events(self, events: list[Event], chunks: Format, scope: Scope, send: Send) -> None:
         """Sends what waits, then sleeps while text goes straight down the wire: until that is full, the keep-alive is
         due or the call ends."""
-        call, chunks = self._call, Chunks(self._call)
+        call = self._call
         wire = Wire(scope, chunks)
 
         async def write(data: bytes, *, more: bool = True) -> None:
-            await send({"type": "http.response.body", "body": data, "more_body": more})
+            try:
+                async with asyncio.timeout(self._stall_s):  # it waits for room in the connection's buffer
+                    await send({"type": "http.response.body", "body": data, "more_body": more})
+            except TimeoutError:
+                self._metrics.connections_closed.labels("stalled").inc()
+                call.fail(stalled(self._stall_s))
+                wire.cut()
+                raise Cancelled("nobody reads this stream") from None
             wire.written_at = asyncio.get_running_loop().time()
 
         data = chunks.opening()
@@ -150,7 +176,7 @@ class _Stream(Response):
                 if call.ended and not events:
                     break
                 if data or wire.idle() >= self._keep_alive_s:
-                    await write(data or KEEP_ALIVE)
+                    await write(data or chunks.keep_alive)
                 data = b""
                 events = await call.take(self._keep_alive_s - wire.idle(), wire)
         except Cancelled:
@@ -162,4 +188,4 @@ class _Stream(Response):
             hidden = InternalError(f"internal error; the router's log has more under request id {call.request_id}")
             await write(chunks.error(hidden), more=False)
         else:
-            await write((chunks.usage() if self._include_usage else b"") + DONE, more=False)
+            await write(chunks.closing(), more=False)

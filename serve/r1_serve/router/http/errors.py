@@ -23,7 +23,12 @@ def error_body(error: R1Error) -> dict[str, Any]:
 
 
 def error_response(error: R1Error) -> Response:
+    return refusal(error_body(error), error)
+
+
+def refusal(body: Any, error: R1Error) -> Response:
+    """``body`` with the status and headers of ``error``."""
     headers = {}
     if error.retry_after is not None:
         headers["retry-after"] = str(math.ceil(error.retry_after))
-    return Response(orjson.dumps(error_body(error)), error.http_status, headers=headers, media_type="application/json")
+    return Response(orjson.dumps(body), error.http_status, headers=headers, media_type="application/json")

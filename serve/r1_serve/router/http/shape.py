@@ -12,19 +12,7 @@ from r1_serve.router.usage import Usage
 
 
 def usage_body(usage: Usage) -> dict[str, Any]:
-    """OpenAI's counts, DeepSeek's two for its clients, and where a thinking budget was asked for, what became of it."""
-    budget = usage.thinking_budget
-    extra = (
-        {}
-        if budget.asked is None and budget.applied is None
-        else {
-            "thinking_budget": {
-                "asked": budget.asked,
-                "applied": budget.applied,
-                "used": usage.longest_thought_tokens,
-            }
-        }
-    )
+    """OpenAI's counts, DeepSeek's two for its clients, and what became of the thinking budget."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -33,8 +21,18 @@ def usage_body(usage: Usage) -> dict[str, Any]:
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "prompt_cache_hit_tokens": usage.cached_tokens,
         "prompt_cache_miss_tokens": usage.prompt_tokens - usage.cached_tokens,
-        **extra,
+        **budget_body(usage),
     }
+
+
+def budget_body(usage: Usage) -> dict[str, Any]:
+    """An extension of every dialect's usage: asked, applied, used; empty where there was no budget at all."""
+    budget = usage.thinking_budget
+    if budget.asked is None and budget.applied is None:
+        return {}
+    effort = {"effort": budget.effort} if budget.effort else {}
+    used = usage.longest_thought_tokens
+    return {"thinking_budget": {"asked": budget.asked, "applied": budget.applied, "used": used, **effort}}
 
 
 def finish_body(end: Finished) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from r1_serve.router.http.shape import finish_body, usage_body
 
 DONE = b"data: [DONE]\n\n"
 _TEXT_END = b'},"finish_reason":null}]}\n\n'
-KEEP_ALIVE = b": keep-alive\n\n"
+EVENTS = b"text/event-stream; charset=utf-8"
 
 
 def data(value: Any) -> bytes:
@@ -24,8 +24,12 @@ def data(value: Any) -> bytes:
 class Chunks:
     """Formats one call. What is the same in every chunk is written once."""
 
-    def __init__(self, call: Call) -> None:
+    media_type = EVENTS
+    keep_alive = b": keep-alive\n\n"
+
+    def __init__(self, call: Call, *, include_usage: bool = False) -> None:
         self._call = call
+        self._include_usage = include_usage
         self._common = {
             "id": f"chatcmpl-{call.request_id}",
             "object": "chat.completion.chunk",
@@ -53,8 +57,10 @@ class Chunks:
         # DeepSeek's clients read the first, vLLM's and newer ones the second.
         return self._head % index + b'{"reasoning_content":' + written + b',"reasoning":' + written + _TEXT_END
 
-    def usage(self) -> bytes:
-        return data({**self._common, "choices": [], "usage": usage_body(self._call.usage())})
+    def closing(self) -> bytes:
+        if not self._include_usage:
+            return DONE
+        return data({**self._common, "choices": [], "usage": usage_body(self._call.usage())}) + DONE
 
     def error(self, error: R1Error) -> bytes:
         """Instead of what is missing; no [DONE] follows, the stream is not complete."""

@@ -6,21 +6,76 @@ uvicorn's own objects are reached through the request's scope: the protocol belo
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from r1_serve.router.choice import Kind
-from r1_serve.router.http.sse import Chunks
+from r1_serve.router.http.dialect import Format
+from r1_serve.router.http.limits import Limits
 
 _CYCLE = "r1.cycle"
+LIMITS = "r1.limits"
 
 
 class WiredProtocol(HttpToolsProtocol):
-    """uvicorn's, which also lets a response find the connection it goes to."""
+    """uvicorn's, which also lets a response find the connection it goes to, and keeps within :class:`Limits`: they come
+    as the first of the application's state."""
+
+    _waiting: asyncio.TimerHandle | None = None  # for the head of a request
+
+    @property
+    def _limits(self) -> Limits:
+        return cast("Limits", self.app_state[LIMITS])
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        limits = self._limits
+        if not limits.make_room():
+            limits.closed.labels("too_many").inc()
+            transport.write(limits.refusal())
+            transport.close()
+            return
+        limits.protocols.add(self)
+        limits.set_up(transport)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._limits.protocols.discard(self)
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.transport.is_closing():
+            super().data_received(data)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self.transport.is_closing() and self.cycle.response_complete:
+            self._wait()
+
+    def _wait(self) -> None:
+        """For a request's head, from the first byte or none: not for ever."""
+        self._stop_waiting()
+        self._limits.idle[self] = None
+        self._waiting = self.loop.call_later(self._limits.idle_s, self.give_up)
+
+    def _stop_waiting(self) -> None:
+        self._limits.idle.pop(self, None)
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+    def give_up(self) -> None:
+        """Close a connection that waits for a request."""
+        self._stop_waiting()
+        self._limits.protocols.discard(self)
+        self._limits.closed.labels("idle").inc()
+        self.transport.close()
 
     def on_headers_complete(self) -> None:
+        self._stop_waiting()
         super().on_headers_complete()
         self.scope["extensions"] = {_CYCLE: {"cycle": self.cycle}}
 
@@ -32,13 +87,18 @@ class Wire:
     response's own task sends it once the client reads again.
     """
 
-    def __init__(self, scope: Scope, chunks: Chunks) -> None:
+    def __init__(self, scope: Scope, chunks: Format) -> None:
         self._cycle: Any = scope["extensions"][_CYCLE]["cycle"]
         self._flow = self._cycle.flow
         self._write = self._cycle.transport.write
         self._text = chunks.text
         self._now = asyncio.get_running_loop().time
         self.written_at = self._now()  # in the loop's time
+
+    def cut(self) -> None:
+        """Close the connection with what is still unread in it."""
+        self._cycle.disconnected = True
+        self._cycle.transport.abort()
 
     def idle(self) -> float:
         """Seconds since anything was written."""

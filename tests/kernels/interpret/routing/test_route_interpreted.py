@@ -81,11 +81,3 @@ def test_sorted_slots_are_a_permutation_cut_into_blocks_of_one_expert(tokens: in
     assert covered == list(range(len(slots)))
     assert all(int(offsets[e]) <= start < end == int(offsets[e + 1]) for e, start, end in blocks)
     assert len(blocks) <= op.tile_bound(ids.numel(), 32, block_m)
-
-
-def test_the_inverse_table_names_each_tokens_slot_at_each_active_expert() -> None:
-    ids = torch.tensor([[3, 0], [5, 3], [0, 7]], dtype=torch.int32)
-    got = op.sort_slots(ids, 8, 16, columns=4)
-    assert got.counts.tolist() == [4, 4]
-    assert got.active[:4].tolist() == [0, 3, 5, 7]
-    assert got.inverse[:4].tolist() == [[1, -1, 4, -1], [0, 3, -1, -1], [-1, 2, -1, -1], [-1, -1, 5, -1]]
