@@ -66,6 +66,8 @@ spec:
         {{- end }}
         - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
         - {name: RAY_COLOR_PREFIX, value: "0"}
+        # Ray would run its workers at nice 15: the engines would yield to everything else on the node.
+        - {name: RAY_worker_niceness, value: "0"}
         # A process may see the accelerators of its pod: Serve's own hold none.
         - {name: RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO, value: "0"}
         # The preStop hook has drained already; Ray would wait half a minute more for its Serve controller.
