@@ -125,7 +125,12 @@ FLEET = Dashboard(
                 ),
                 Panel(
                     "Preemptions",
-                    (Query(f"deriv(r1_rank_preemptions{{{M}}}[5m])", "{{plan}} gang {{gang}} rank {{rank}}"),),
+                    (
+                        Query(
+                            f"max by (plan, gang, rank) (deriv(r1_rank_preemptions{{{M}}}[5m]))",
+                            "{{plan}} gang {{gang}} rank {{rank}}",
+                        ),
+                    ),
                     "Thoughts that outgrew the cache and are computed again, a second.",
                 ),
             ),
