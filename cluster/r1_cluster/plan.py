@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from r1_cluster.reading import read_yaml
 from r1_cluster.routing.budget import BudgetRules
 
 PLANS = Path(__file__).parent / "plans"
@@ -239,20 +240,7 @@ class Plan(_Frozen):
     @classmethod
     def from_yaml(cls, text: str, source: str = "plan") -> Plan:
         """Parse and validate. Raises PlanError whose message names ``source`` and each faulty field."""
-        try:
-            value: Any = yaml.safe_load(text)
-        except yaml.YAMLError as e:
-            raise PlanError(f"{source}: not YAML: {' '.join(str(e).split())}") from e
-        if not isinstance(value, dict):
-            raise PlanError(f"{source}: expected a mapping at the top, got {type(value).__name__}")
-        try:
-            # Through JSON mode: YAML lists become tuples while strictness still refuses "8" for 8.
-            return cls.model_validate_json(json.dumps(value, default=str))
-        except ValidationError as e:
-            faults = "; ".join(
-                f"{'.'.join(str(part) for part in fault['loc']) or 'plan'}: {fault['msg']}" for fault in e.errors()
-            )
-            raise PlanError(f"{source}: {faults}") from e
+        return read_yaml(cls, text, source=source, whole="plan", error=PlanError)
 
     @classmethod
     def load(cls, name_or_path: str) -> Plan:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
+from r1_cluster.reading import read_yaml
 from r1_cluster.workload.fit import fit
 from r1_cluster.workload.spec import Workload, WorkloadError
 from r1_cluster.workload.traces import read
@@ -42,18 +38,7 @@ def load(name_or_path: str) -> Workload:
 
 def parse(text: str, source: str = "workload") -> Workload:
     """Raises WorkloadError naming ``source`` and each faulty field."""
-    try:
-        value: Any = yaml.safe_load(text)
-    except yaml.YAMLError as e:
-        raise WorkloadError(f"{source}: not YAML: {' '.join(str(e).split())}") from e
-    if not isinstance(value, dict):
-        raise WorkloadError(f"{source}: expected a mapping at the top, got {type(value).__name__}")
-    try:
-        # Through JSON mode: YAML lists become tuples while strictness still refuses "8" for 8.
-        return Workload.model_validate_json(json.dumps(value, default=str))
-    except ValidationError as e:
-        faults = "; ".join(f"{'.'.join(map(str, f['loc'])) or 'workload'}: {f['msg']}" for f in e.errors())
-        raise WorkloadError(f"{source}: {faults}") from e
+    return read_yaml(Workload, text, source=source, whole="workload", error=WorkloadError)
 
 
 def _name(stem: str) -> str:
