@@ -6,8 +6,9 @@ import math
 
 import pytest
 from r1_cluster.simulator.costs import Linear
-from r1_cluster.simulator.gang import Gang, Limits
+from r1_cluster.simulator.gang import Gang
 from r1_cluster.simulator.job import Job
+from r1_cluster.simulator.rank import Limits
 
 COSTS = Linear(step_s=0.02, sequence_s=0.001, kv_token_s=1e-7, prompt_token_s=1e-4, kv_tokens=100_000)
 LIMITS = Limits(max_num_seqs=64, max_num_batched_tokens=2048, prefix_caching=True)
