@@ -23,9 +23,10 @@ def room(fleet: Fleet) -> Bools:
 
 def seat(fleet: Fleet) -> Bools:
     """A seat in the running batch: what would wait in an engine waits in the router instead, where it can still go
-    anywhere and in a fair order. A sixteenth more may wait in the engine, so that no seat stays empty for the time of a
-    message."""
-    return fleet.load < fleet.max_num_seqs + fleet.max_num_seqs // 16
+    anywhere and in a fair order. Where no rank has one, a sixteenth more may wait in the engines, so that no seat stays
+    empty for the time of a message; before that it would wait for a thought to end beside ranks with seats."""
+    free: Bools = fleet.load < fleet.max_num_seqs
+    return free if free.any() else fleet.load < fleet.max_num_seqs + fleet.max_num_seqs // 16
 
 
 def kv_room(fleet: Fleet) -> Bools:
