@@ -16,6 +16,7 @@ from r1_cluster.routing.budget import BudgetRules
 
 LONGEST_QUEUE = 300.0  # seconds, where no service level says less
 FEWEST_QUEUED = 16
+RAREST = 3.0  # standard deviations of what runs: one moment in 700
 NANO_GIB = 0.5  # KV cache of a CPU rank: 58,000 tokens of r1-nano
 
 
@@ -121,9 +122,12 @@ def rehearsal(model: Architecture, fleet: FleetSpec) -> Plan:
 
 
 def max_num_seqs(chosen: Candidate) -> int:
-    """A rank's admission limit: the most that ran when everything still held, surges included."""
-    each = chosen.most.running / chosen.deployment.engine.split.data
-    return max(1, min(GRAPHED, math.ceil(surged(each, chosen.demand))))
+    """A rank's admission limit: what runs on it in a surge at the most it carries, and at least a share of what runs on
+    the fleet in the rarest, so that hardly any request waits for a seat."""
+    ranks = chosen.deployment.engine.split.data * chosen.deployment.gangs
+    each = chosen.most.running * chosen.deployment.gangs / ranks
+    rarest = each + RAREST * math.sqrt(chosen.demand.dispersion * each / ranks)
+    return max(1, min(GRAPHED, math.ceil(max(surged(each, chosen.demand), rarest))))
 
 
 def layout(split: Split) -> Layout:

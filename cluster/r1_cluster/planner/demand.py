@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r1_cluster.catalog import Architecture
+from r1_cluster.planner.prefix import PrefixCache
 from r1_cluster.planner.request import PlanningError
 from r1_cluster.routing.budget import BudgetRules
 from r1_cluster.workload import Bursty, Diurnal, RequestClass, Switching, Workload
@@ -21,12 +22,13 @@ POINTS, FEW = 256, 8  # quantiles a distribution is read at
 
 @dataclass(frozen=True)
 class Demand:
-    """Tokens of one request. ``cached``: prompt tokens that hit the prefix cache.
+    """Tokens of one request. ``cached``: prompt tokens that a prefix cache without bounds would hold, ``prefixes`` how
+    many one of a size does; None: all of ``cached``.
 
     A running request holds ``context`` tokens on average, ``context_square`` is the mean of its square: averages over
     time, so long thoughts count longer. ``cut``: share of thoughts that reach the most they may be. ``rate``:
     requests/s to size for, at the peak of the pattern, None to saturate; ``dispersion``: variance over mean of what
-    runs at once, 1 for Poisson arrivals.
+    runs at once, 1 for Poisson arrivals. ``prompt_square``: variance over squared mean of prompts.
     """
 
     prompt: float
@@ -42,6 +44,12 @@ class Demand:
     max_model_len: int
     rate: float | None
     dispersion: float
+    prompt_square: float = 0.0
+    prefixes: PrefixCache | None = None
+
+    def hits(self, room: float) -> float:
+        """Prompt tokens found in the prefix caches of a fleet that has ``room`` tokens of KV free."""
+        return self.cached if self.prefixes is None else self.prefixes.found(room)
 
 
 def demand(
@@ -105,6 +113,8 @@ def demand(
         max_model_len=min(ceiling, ceil((longest_prompt + max_tokens) / 1024) * 1024),
         rate=None if mean_rate is None else mean_rate * peak,
         dispersion=dispersion,
+        prompt_square=_spread(np.concatenate(prompts), weight),
+        prefixes=PrefixCache.of(workload) if cached else None,
     )
 
 
@@ -130,6 +140,11 @@ def _pattern(workload: Workload) -> tuple[float, float]:
 
 def _points(values: Lengths, count: int) -> NDArray[np.float64]:
     return np.array([values.quantile((i + 0.5) / count) for i in range(count)], dtype=float)
+
+
+def _spread(values: NDArray[np.float64], share: NDArray[np.float64]) -> float:
+    mean = float(values @ share)
+    return float(values**2 @ share) / mean**2 - 1
 
 
 def _quantile(values: NDArray[np.float64], share: NDArray[np.float64], q: float) -> float:

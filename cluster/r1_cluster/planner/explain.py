@@ -48,7 +48,7 @@ def _load(chosen: Candidate, slo: Slo) -> Iterator[str]:
     each = most.running / data
     surge = surged(each, demand)
     yield (
-        f"a request brings {demand.prompt:,.0f} prompt tokens ({demand.cached:,.0f} cached), thinks "
+        f"a request brings {demand.prompt:,.0f} prompt tokens{_cached(chosen)}, thinks "
         f"{demand.thinking:,.0f} and writes {demand.output:,.0f} in all; while it runs it holds {demand.context:,.0f} "
         "tokens of KV on average, long thoughts counting longer"
     )
@@ -65,6 +65,14 @@ def _load(chosen: Candidate, slo: Slo) -> Iterator[str]:
         f"TTFA p95 = TTFT {seconds(at.ttft_mean)} + {demand.thinking_p95:,.0f} thinking tokens x "
         f"{seconds(at.tpot_mean)} = {seconds(at.ttfa_p95)}"
     )
+
+
+def _cached(chosen: Candidate) -> str:
+    """How many are found in prefix caches, which have what running requests leave of the KV cache."""
+    asked, found = chosen.demand.cached, chosen.most.cached
+    if not asked:
+        return ""
+    return f" ({found:,.0f} of them in prefix caches, {asked:,.0f} if those had no bounds)"
 
 
 def _bound(most: Point, slo: Slo) -> bool:

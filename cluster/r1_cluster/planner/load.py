@@ -9,7 +9,7 @@ brings one prompt's prefill, s seconds:
 so everything follows from R. Requests come and go independently: R spreads as a Poisson number does, and 95 % of the
 time at most R + 1.645 sqrt(R) run (the M/G/infinity queue; clumped arrivals spread more). Prompts that arrive during a
 prefill share the next one. A prompt waits for the step in progress (half of it on average), and for the backlog as in
-M/D/1, whose tail is taken to be exponential.
+G/G/1 by Kingman's formula, whose tail is taken to be exponential.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ class Point:
     ttfa_p95: float
     prefill_load: float
     kv_used: float
+    cached: float
 
 
 def point(deployment: Deployment, demand: Demand, running: float) -> Point:
@@ -78,9 +79,12 @@ def point(deployment: Deployment, demand: Demand, running: float) -> Point:
         fixed += added.handover + transfer_seconds(prefill, demand.prompt) + added.wide_prefill * prefill.wide
     elif added.mixed:
         fixed += now.step
-    backlog = now.load * now.each / (2 * (1 - now.load)) if now.load < 1 else math.inf
+    clumps = 2 * demand.dispersion - 1  # squared variation of the gaps between arrivals
+    backlog = now.load * now.each / (1 - now.load) if now.load < 1 else math.inf
+    backlog *= (clumps + demand.prompt_square) / 2
     tail = backlog / now.load * math.log(now.load / 0.05) if 0.05 < now.load < 1 else backlog
-    longest = station(prefill or engine, _prompt(demand.prompt_p95, demand), 1.0, now.beside)
+    hit = now.cached if now.cached > 0.95 * demand.cached else 0.0  # else the slowest twentieth are not cached
+    longest = station(prefill or engine, _prompt(demand.prompt_p95, demand, hit), 1.0, now.beside)
     ttft = fixed + now.ahead.together * (1 + now.occupied / 2) + backlog
     slow = max(now.ahead.together, longest.together) + now.ahead.together * (now.occupied > 0.05)
     ttft_p95 = fixed + slow + max(backlog, tail)
@@ -96,6 +100,7 @@ def point(deployment: Deployment, demand: Demand, running: float) -> Point:
         ttfa_p95=max(ttft_p95, ttft + demand.thinking_p95 * now.tpot),
         prefill_load=now.load,
         kv_used=running / engine.split.data * demand.context / max(1, deployment.memory.kv_tokens),
+        cached=now.cached,
     )
 
 
@@ -121,7 +126,7 @@ class _Steady:
     """One decoding gang, in steady state: requests/s, its decode step, and the station its prompts pass.
 
     ``load``: share of the prefill capacity in use; ``occupied``: of the time that prompts are in a step; ``each``:
-    seconds a prompt takes when as many as fit share a step.
+    seconds a prompt takes when as many as fit share a step. ``cached``: tokens of a prompt found in prefix caches.
     """
 
     rate: float
@@ -132,11 +137,13 @@ class _Steady:
     load: float
     occupied: float
     beside: Batch | None
+    cached: float
 
 
 def _steady(deployment: Deployment, demand: Demand, running: float) -> _Steady:
     step = deployment.engine.decode_seconds(running, demand.context)
-    prompt, arriving = _prompt(demand.prompt, demand), running / demand.output
+    cached, arriving = demand.hits(_free(deployment, demand, running)), running / demand.output
+    prompt = _prompt(demand.prompt, demand, cached)
     if deployment.prefill is None:  # `arriving` prompts share each step, or a step in 1 / `arriving` has one
         beside = Batch.decodes(running, demand.context)
         full = station(deployment.engine, prompt, math.inf, beside)
@@ -144,7 +151,7 @@ def _steady(deployment: Deployment, demand: Demand, running: float) -> _Steady:
         tpot = step + arriving * ahead.service
         rate, occupied = arriving / tpot, min(1.0, arriving)
         each = min(full.service, ahead.service)
-        return _Steady(rate, tpot, step, ahead, each, max(rate * each, arriving / full.count), occupied, beside)
+        return _Steady(rate, tpot, step, ahead, each, max(rate * each, arriving / full.count), occupied, beside, cached)
     rate = arriving / step
     load = rate * deployment.gangs / deployment.prefill_gangs  # requests/s of one prefill engine
     full = station(deployment.prefill, prompt, math.inf)
@@ -153,12 +160,21 @@ def _steady(deployment: Deployment, demand: Demand, running: float) -> _Steady:
         ahead = station(deployment.prefill, prompt, together)
         together = min(full.count, max(1.0, load * ahead.together))
     each, occupied = min(full.service, ahead.service), min(1.0, load * ahead.service)
-    return _Steady(rate, step, step, ahead, each, load * each, occupied, None)
+    return _Steady(rate, step, step, ahead, each, load * each, occupied, None, cached)
 
 
-def _prompt(tokens: float, demand: Demand) -> Workload:
+def _free(deployment: Deployment, demand: Demand, running: float) -> float:
+    """KV tokens that nothing running holds, on all ranks that prefill."""
+    prefill, memory = deployment.prefill, deployment.prefill_memory
+    if prefill and memory:
+        return float(memory.kv_tokens * prefill.split.data * deployment.prefill_gangs)
+    held = running * demand.context
+    return max(0.0, deployment.memory.kv_tokens * deployment.engine.split.data - held) * deployment.gangs
+
+
+def _prompt(tokens: float, demand: Demand, cached: float) -> Workload:
     whole = max(2, round(tokens))
-    share = demand.cached / demand.prompt if demand.prompt else 0.0
+    share = cached / demand.prompt if demand.prompt else 0.0
     return Workload(whole, max(1, round(demand.output)), 1, min(whole - 1, int(whole * share)))
 
 

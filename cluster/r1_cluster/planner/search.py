@@ -20,6 +20,7 @@ SEQUENCES = 256  # for sizing the workspace before the admission limit is known
 FRAMEWORK = "vllm"
 FP8_KV = ("H100", "H200", "H800", "H20", "B200", "GB200")  # vLLM's MLA kernels with an FP8 cache need Hopper or newer
 BISECTIONS = 12
+SPARE = 4  # gangs more than the most of a full fleet says, for the fewest that carry a rate
 LATENCY_SHARE = 0.25  # of what the best layout carries: the common load latencies are compared at, without a rate
 BEST_PREFILL = 1  # prefill layouts tried beside each decode layout
 TIE = 0.05  # closer than this the model cannot tell layouts apart, and what is simpler is taken
@@ -162,22 +163,18 @@ def _unified(
     fleet: FleetSpec, unit: Deployment, demand: Demand, budget: int | None, slo: Slo, *, whole: bool, fewest: bool
 ) -> Iterator[Candidate | Rejected]:
     """A gang as often as the fleet holds it (``whole``), and only as often as the rate needs it (``fewest``)."""
-    most = _most(unit, demand, slo)
-    room, needed = fleet.count // unit.gpus, 1
-    if isinstance(most, Point) and demand.rate is not None:
-        needed = math.ceil(demand.rate / most.rate - 1e-9)
-    counts = {room} if whole else set()
-    if fewest:
-        counts.add(min(room, max(1, needed)))
-    for gangs in sorted(counts):
-        yield _judge(replace(unit, gangs=gangs), demand, budget, _times(most, gangs))
-
-
-def _times(most: Point | _Broken, gangs: int) -> Point | _Broken:
-    """The same point of ``gangs`` gangs: each has its own requests."""
-    if isinstance(most, _Broken):
-        return most
-    return replace(most, rate=most.rate * gangs, tokens_per_second=most.tokens_per_second * gangs)
+    room = fleet.count // unit.gpus
+    every = evaluate(replace(unit, gangs=room), demand, budget, slo)
+    if whole or isinstance(every, Rejected):
+        yield every
+    if fewest and isinstance(every, Candidate):
+        # Each gang has its own requests, but prefixes are found in the caches of all: fewer may need one more.
+        needed = 1 if demand.rate is None else math.ceil(demand.rate / every.most.rate * room - 1e-9)
+        for gangs in range(max(1, needed), room + (not whole)):
+            found = evaluate(replace(unit, gangs=gangs), demand, budget, slo)
+            if isinstance(found, Candidate) or gangs >= needed + SPARE:
+                yield found
+                break
 
 
 def _separate(fleet: FleetSpec, demand: Demand, units: list[Deployment]) -> Iterator[Deployment]:

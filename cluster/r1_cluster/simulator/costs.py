@@ -81,7 +81,8 @@ class Modelled:
             # Batch.prompts counts prompts of equal length: one a rank.
             prompts = Batch.prompts(m / key[3], past=key[2], count=key[3], ranks=key[3])
             added = self.engine.seconds(running.beside(prompts)) - self.engine.seconds(running)
-            each = self._prefills[key] = added * self.engine.overheads.prefill / m
+            # Pipeline stages work on different microbatches: a prompt holds up the others by one stage's time.
+            each = self._prefills[key] = added * self.engine.overheads.prefill / m / self.engine.split.pipeline
         return each * tokens
 
 
