@@ -126,7 +126,7 @@ def max_num_seqs(chosen: Candidate) -> int:
     the fleet in the rarest, so that hardly any request waits for a seat."""
     ranks = chosen.deployment.engine.split.data * chosen.deployment.gangs
     each = chosen.most.running * chosen.deployment.gangs / ranks
-    rarest = each + RAREST * math.sqrt(chosen.demand.dispersion * each / ranks)
+    rarest = each + RAREST * math.sqrt(chosen.most.dispersion * each / ranks)
     return max(1, min(GRAPHED, math.ceil(max(surged(each, chosen.demand), rarest))))
 
 

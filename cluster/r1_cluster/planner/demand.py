@@ -29,6 +29,7 @@ class Demand:
     time, so long thoughts count longer. ``cut``: share of thoughts that reach the most they may be. ``rate``:
     requests/s to size for, at the peak of the pattern, None to saturate; ``dispersion``: variance over mean of what
     runs at once, 1 for Poisson arrivals. ``prompt_square``: variance over squared mean of prompts.
+    ``short``: harmonic mean of outputs.
     """
 
     prompt: float
@@ -45,6 +46,7 @@ class Demand:
     rate: float | None
     dispersion: float
     prompt_square: float = 0.0
+    short: float = 1e9
     prefixes: PrefixCache | None = None
 
     def hits(self, room: float) -> float:
@@ -78,25 +80,33 @@ def demand(
             f"a context of {ceiling:,} tokens has no room to think: prompts of up to {longest_prompt:,} and answers of "
             f"up to {answer_room:,}: raise --max-context, or take a workload with shorter prompts"
         )
-    moments = np.zeros(6)
+    moments = np.zeros(7)
     thoughts, reached, prompts, shares = [], [], [], []
     for share, each in zip(workload.shares, classes, strict=True):
         limit = _limit(each, budget, min(max_tokens, each.max_tokens) - answer_room)
         prompt = _points(each.prompt_tokens, FEW)[:, None, None]
         thinking = np.minimum(_points(each.thinking_tokens, POINTS), limit)
         answer = _points(each.answer_tokens, FEW)[None, None, :]
-        long = thinking[None, :, None] + answer
+        long = np.maximum(1.0, thinking[None, :, None] + answer)
         held = prompt * long + long**2 / 2  # context summed over a request's steps
         square = prompt**2 * long + prompt * long**2 + long**3 / 3
         mean = each.prompt_tokens.mean()
-        means = (mean, mean * each.prefix_share, thinking.mean(), long.mean(), held.mean(), square.mean())
+        means = (
+            mean,
+            mean * each.prefix_share,
+            thinking.mean(),
+            long.mean(),
+            held.mean(),
+            square.mean(),
+            (1 / long).mean(),
+        )
         moments += share * np.array(means)
         thoughts.append(thinking)
         reached.append(thinking >= limit)
         prompts.append(_points(each.prompt_tokens, POINTS))
         shares.append(np.full(POINTS, share / POINTS))
     weight = np.concatenate(shares)
-    prompt_mean, cached, thinking_mean, output, held_mean, square_mean = (float(value) for value in moments)
+    prompt_mean, cached, thinking_mean, output, held_mean, square_mean, inverse = (float(value) for value in moments)
     peak, dispersion = _pattern(workload)
     mean_rate = rate if rate is not None else workload.arrivals.rate
     return Demand(
@@ -113,6 +123,7 @@ def demand(
         max_model_len=min(ceiling, ceil((longest_prompt + max_tokens) / 1024) * 1024),
         rate=None if mean_rate is None else mean_rate * peak,
         dispersion=dispersion,
+        short=max(2.0, 1 / inverse),
         prompt_square=_spread(np.concatenate(prompts), weight),
         prefixes=PrefixCache.of(workload) if cached else None,
     )

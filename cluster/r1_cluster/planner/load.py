@@ -7,7 +7,10 @@ brings one prompt's prefill, s seconds:
     rate = R / (L x TPOT)             Little's law
 
 so everything follows from R. Requests come and go independently: R spreads as a Poisson number does, and 95 % of the
-time at most R + 1.645 sqrt(R) run (the M/G/infinity queue; clumped arrivals spread more). Prompts that arrive during a
+time at most R + 1.645 sqrt(R) run (the M/G/infinity queue; clumped arrivals spread more). More running make each slower
+and so last longer: with TPOT as R^e the variance is R / (1 - e) (processor sharing, whose states have the weights
+(rate x L)^n TPOT(1) ... TPOT(n) / n!). TPOT's p95 is that of the surge, and of a short request that meets more prompts
+than others. Prompts that arrive during a
 prefill share the next one. A prompt waits for the step in progress (half of it on average), and for the backlog as in
 G/G/1 by Kingman's formula, whose tail is taken to be exponential.
 """
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import fmean
 
 from r1_cluster.perf.serving import Station, Workload, station, transfer_seconds
 from r1_cluster.perf.step import Batch, Engine
@@ -24,6 +28,8 @@ from r1_cluster.planner.memory import Memory
 
 Z95 = 1.645
 ROUNDS = 5  # of the fixed point of prompts that share a prefill
+MARGIN = 0.05  # on TPOT's p95, times the clumps of arrivals: what the simulator shows beyond the formulas
+WIDEST = 0.9  # spread of prompts that is counted with, a share of their mean
 GRAPHED = 512  # sequences of a rank that vLLM captures CUDA graphs for by default
 
 
@@ -52,7 +58,10 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Point:
-    """One operating point. ``running``: sequences of one decoding gang; rates and tokens/s of the whole deployment."""
+    """One operating point. ``running``: sequences of one decoding gang; rates and tokens/s of the whole deployment.
+
+    ``cached``: tokens of a mean prompt found in prefix caches. ``dispersion``: variance over mean of what runs.
+    """
 
     running: float
     rate: float
@@ -66,20 +75,24 @@ class Point:
     prefill_load: float
     kv_used: float
     cached: float
+    dispersion: float
 
 
 def point(deployment: Deployment, demand: Demand, running: float) -> Point:
     """The steady state with ``running`` sequences in each decoding gang."""
     engine, prefill = deployment.engine, deployment.prefill
     now = _steady(deployment, demand, running)
-    surge = _steady(deployment, demand, surged(running, demand))
+    dispersion = demand.dispersion / (1 - _elasticity(deployment, demand, running, now.tpot))
+    most = _steady(deployment, demand, running + Z95 * math.sqrt(dispersion * running)).tpot - now.tpot
+    clumps = 1 + 2 * (demand.dispersion - 1) / deployment.gangs  # squared variation of gaps between a gang's arrivals
+    beside = running / demand.output * (clumps + demand.prompt_square) / demand.short
+    uneven = Z95 * now.ahead.service * math.sqrt(beside) * (prefill is None)
     added = (prefill or engine).overheads
     fixed = added.ttft + now.step / 2 + added.balance * now.tpot * (engine.split.data > 1)
     if prefill:
         fixed += added.handover + transfer_seconds(prefill, demand.prompt) + added.wide_prefill * prefill.wide
     elif added.mixed:
         fixed += now.step
-    clumps = 2 * demand.dispersion - 1  # squared variation of the gaps between arrivals
     backlog = now.load * now.each / (1 - now.load) if now.load < 1 else math.inf
     backlog *= (clumps + demand.prompt_square) / 2
     tail = backlog / now.load * math.log(now.load / 0.05) if 0.05 < now.load < 1 else backlog
@@ -95,13 +108,19 @@ def point(deployment: Deployment, demand: Demand, running: float) -> Point:
         ttft_mean=ttft,
         ttft_p95=ttft_p95,
         tpot_mean=now.tpot,
-        tpot_p95=surge.tpot,
+        tpot_p95=(now.tpot + math.hypot(most, uneven)) * (1 + MARGIN * clumps),
         ttfa_mean=ttft + demand.thinking * now.tpot,
         ttfa_p95=max(ttft_p95, ttft + demand.thinking_p95 * now.tpot),
         prefill_load=now.load,
         kv_used=running / engine.split.data * demand.context / max(1, deployment.memory.kv_tokens),
         cached=now.cached,
+        dispersion=dispersion,
     )
+
+
+def _elasticity(deployment: Deployment, demand: Demand, running: float, tpot: float) -> float:
+    """d ln TPOT / d ln running, below 1 where there is a steady state."""
+    return min(0.8, math.log(_steady(deployment, demand, running * 1.1).tpot / tpot) / math.log(1.1))
 
 
 def most_running(deployment: Deployment, demand: Demand) -> float:
@@ -143,21 +162,21 @@ class _Steady:
 def _steady(deployment: Deployment, demand: Demand, running: float) -> _Steady:
     step = deployment.engine.decode_seconds(running, demand.context)
     cached, arriving = demand.hits(_free(deployment, demand, running)), running / demand.output
-    prompt = _prompt(demand.prompt, demand, cached)
+    prompts = _prompts(demand, cached)
     if deployment.prefill is None:  # `arriving` prompts share each step, or a step in 1 / `arriving` has one
         beside = Batch.decodes(running, demand.context)
-        full = station(deployment.engine, prompt, math.inf, beside)
-        ahead = station(deployment.engine, prompt, arriving, beside)
+        full = _uneven(deployment.engine, prompts, math.inf, beside)
+        ahead = _uneven(deployment.engine, prompts, arriving, beside)
         tpot = step + arriving * ahead.service
         rate, occupied = arriving / tpot, min(1.0, arriving)
         each = min(full.service, ahead.service)
         return _Steady(rate, tpot, step, ahead, each, max(rate * each, arriving / full.count), occupied, beside, cached)
     rate = arriving / step
     load = rate * deployment.gangs / deployment.prefill_gangs  # requests/s of one prefill engine
-    full = station(deployment.prefill, prompt, math.inf)
+    full = _uneven(deployment.prefill, prompts, math.inf)
     together = 1.0
     for _ in range(ROUNDS):  # those that arrive during a prefill share the next
-        ahead = station(deployment.prefill, prompt, together)
+        ahead = _uneven(deployment.prefill, prompts, together)
         together = min(full.count, max(1.0, load * ahead.together))
     each, occupied = min(full.service, ahead.service), min(1.0, load * ahead.service)
     return _Steady(rate, step, step, ahead, each, load * each, occupied, None, cached)
@@ -170,6 +189,19 @@ def _free(deployment: Deployment, demand: Demand, running: float) -> float:
         return float(memory.kv_tokens * prefill.split.data * deployment.prefill_gangs)
     held = running * demand.context
     return max(0.0, deployment.memory.kv_tokens * deployment.engine.split.data - held) * deployment.gangs
+
+
+def _prompts(demand: Demand, cached: float) -> tuple[Workload, ...]:
+    """Two prompts with the mean and the variance of all: attention grows with the square of a prompt."""
+    spread = min(WIDEST, math.sqrt(demand.prompt_square))
+    return tuple(_prompt(demand.prompt * share, demand, cached) for share in {1 - spread, 1 + spread})
+
+
+def _uneven(engine: Engine, prompts: tuple[Workload, ...], queue: float, beside: Batch | None = None) -> Station:
+    """The mean station of ``prompts``."""
+    each = [station(engine, prompt, queue, beside) for prompt in prompts]
+    count, service = fmean(one.count for one in each), fmean(one.service for one in each)
+    return Station(fmean(one.together for one in each), service, count)
 
 
 def _prompt(tokens: float, demand: Demand, cached: float) -> Workload:
