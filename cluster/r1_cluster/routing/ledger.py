@@ -100,6 +100,10 @@ class KvLedger:
         row = self._rows.get(rank)
         return 0 if row is None else self.counts[row]
 
+    def held(self, row: int) -> float:
+        """KV tokens of what is placed there, as of the last reading."""
+        return self.forecasts.item(row, 0, 0)
+
     def peak(self, rank: str) -> float:
         """KV tokens of what is placed on the rank, at its forecast worst moment."""
         row = self._rows.get(rank)

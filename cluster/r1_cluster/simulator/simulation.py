@@ -13,7 +13,7 @@ from collections.abc import Callable
 from r1_cluster.plan import Plan, PlanError
 from r1_cluster.routing import policy
 from r1_cluster.routing.admission import Rules
-from r1_cluster.routing.dispatcher import SHORTLIST, Dispatcher
+from r1_cluster.routing.dispatcher import Dispatcher
 from r1_cluster.routing.prefix import PrefixIndex
 from r1_cluster.routing.tenants import Tenant
 from r1_cluster.simulator.agenda import Agenda, Kind
@@ -29,6 +29,8 @@ from r1_cluster.simulator.units import Units, units_of
 from r1_cluster.workload import Closed, Workload
 
 WINDOW_FROM = 0.2  # the share of requests after which the measured window begins
+
+REFRESHED_AS_LIVE = 32  # ranks, up to which forecasts are by default as fresh as live
 
 Progress = Callable[[int, float], None]
 
@@ -64,7 +66,7 @@ class Simulation:
         most = self.scenario.scaling.rules.max_gangs if self.scenario.scaling else 0
         units = units_of(plan, self._agenda, gangs=gangs, most=most, profile=profile)
         ranks = sum(len(unit.gang.ranks) for unit in units)
-        self.refresh_s = refresh_s or (1.0 if ranks <= SHORTLIST else 5.0)
+        self.refresh_s = refresh_s or (1.0 if ranks <= REFRESHED_AS_LIVE else 5.0)
         limits = plan.limits
         rules = Rules(max_queued=limits.max_queued_requests, max_wait_s=limits.max_queue_seconds)
         if isinstance(workload.arrivals, Closed):  # its clients wait as long as it takes
