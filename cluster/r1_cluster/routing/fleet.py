@@ -119,8 +119,8 @@ def numbers_of(rank: RankView, gang: int) -> Numbers:
 
 class Fleet:
     """N ranks for one demand. ``numbers``: ``Numbers`` by N; ``ahead``: N by mean and variance by horizons, the KV
-    forecast of what was placed; ``heaviest``: KV in use on the fullest rank of each one's gang, whose steps take as long
-    as that one's; None where no gang has several."""
+    forecast of what was placed; ``heaviest``: KV in use on the fullest rank of each one's gang, which steps at that
+    one's pace; None where no gang has several."""
 
     __slots__ = ("_peaks", "ahead", "demand", "heaviest", "numbers", "ranks")
 

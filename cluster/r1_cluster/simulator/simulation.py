@@ -101,8 +101,8 @@ class Simulation:
         stream = jobs_of(self.workload, self.requests, self.seed)
         upcoming = next(stream, None)
         told, step, width = 0, max(1, self.requests // 1000), self.width()
-        agenda, desk, metrics = self._agenda, self._desk, self.metrics
-        events, jobs = agenda.events, desk.jobs
+        agenda, desk, metrics, units = self._agenda, self._desk, self.metrics, self._units
+        events, jobs, most, stepped = agenda.events, desk.jobs, self.scenario.max_seconds, int(Kind.STEP)
         while True:
             if upcoming is not None and len(jobs) < width and (not events or upcoming.at <= events[0][0]):
                 # A closed loop's are due as soon as one ends.
@@ -113,22 +113,21 @@ class Simulation:
                     self._tokens_at_last = (agenda.now, self._units.tokens())
             elif events:
                 at, _, kind, which = heapq.heappop(events)
-                if at > self.scenario.max_seconds:
+                if at > most:
                     break
-                if kind != Kind.STEP:
+                if kind != stepped:
                     agenda.now = at
                     self._happenings.handle(kind, which)
-                elif self._units.is_due(which, at):
+                elif units.is_due(which, at):
                     agenda.now = at
                     self._step(which)
                 if upcoming is None and not desk.busy:
                     break
             else:
                 break
-            done = metrics.ended + sum(metrics.refused.values())
-            if done >= told + step:
-                told = done
-                progress(done, agenda.now)
+            if metrics.ended >= told + step:
+                told = metrics.ended
+                progress(metrics.done, agenda.now)
         return self._report()
 
     def width(self) -> float:
