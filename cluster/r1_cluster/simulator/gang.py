@@ -20,14 +20,17 @@ LONGEST = 4096  # steps taken at once, so that loads are reported
 
 
 class Gang:
-    """Steps by itself: call ``advance`` at ``due``, which moves with every ``submit``, ``advance``, ``fail``. ``at`` is when
-    the steps under way began, or when the next one will: a prompt that came during a step is planned for its end."""
+    """Steps by itself: call ``advance`` at ``due``, which moves with every ``submit``, ``advance``, ``fail``.
+
+    ``at`` is when the steps under way began, or, where that is ahead, when the next one will: a prompt that comes
+    during a step is planned for its end.
+    """
 
     def __init__(self, name: str, ranks: int, costs: Costs, limits: Limits, clock: Callable[[], float]) -> None:
         self.name, self.costs, self.limits, self._clock = name, costs, limits, clock
         self.ranks = [Rank(costs.kv_tokens, limits) for _ in range(ranks)]
         self.steps = 0  # done
-        self.at = 0.0  # when the last of them was
+        self.at = 0.0
         self.due = math.inf
         self.step_s = 0.0
         self.tokens = 0  # generated

@@ -14,6 +14,7 @@ from r1_cluster.plan import Plan, PlanError
 from r1_cluster.routing import policy
 from r1_cluster.routing.admission import Rules
 from r1_cluster.routing.dispatcher import Dispatcher
+from r1_cluster.routing.policy import Policy
 from r1_cluster.routing.prefix import PrefixIndex
 from r1_cluster.routing.tenants import Tenant
 from r1_cluster.simulator.agenda import Agenda, Kind
@@ -39,7 +40,7 @@ class Simulation:
     """``requests`` of ``workload`` on ``plan``. ``gangs``: of each pool, instead of the plan's own number.
 
     ``refresh_s``: how old the router's forecasts may get; live a second, here by default 5 s in larger fleets.
-    ``policy_name``: or a YAML file. Raises PlanError, PolicyError.
+    ``policy_name``: or a YAML file; ``chooser`` goes before it. Raises PlanError, PolicyError.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Simulation:
         scenario: Scenario | None = None,
         profile: Linear | None = None,
         policy_name: str = "thinking_aware",
+        chooser: Policy | None = None,
         refresh_s: float | None = None,
         tenants: dict[str, Tenant] | None = None,
     ) -> None:
@@ -73,7 +75,7 @@ class Simulation:
             rules = Rules(max_queued=1 << 30, max_wait_s=math.inf, patience_s=rules.patience_s)
         largest = max(unit.gang.costs.kv_tokens for unit in units)
         self.dispatcher = Dispatcher(
-            policy(policy_name),
+            chooser or policy(policy_name),
             rules=rules,
             budgets=limits.thinking,
             prefix=PrefixIndex(PREFIX_BLOCK, max_blocks=max(1, largest // PREFIX_BLOCK)),
