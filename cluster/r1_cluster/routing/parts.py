@@ -66,8 +66,7 @@ def prefix(fleet: Fleet) -> Floats:
     cached = fleet.cached
     if cached is None or not fleet.demand.prompt_tokens:
         return np.zeros(len(fleet))
-    cached /= fleet.demand.prompt_tokens
-    return np.minimum(cached, 1.0, out=cached)
+    return np.minimum(1.0, cached / fleet.demand.prompt_tokens)
 
 
 def _share(part: Floats, fleet: Fleet, *, otherwise: float) -> Floats:
