@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 from r1_serve.cli import app
+from r1_serve.settings import RouterSettings, WorkerSettings
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("docs", "kernels", "serve")
@@ -51,3 +52,9 @@ def test_every_r1_command_and_its_options_exist(page: Path) -> None:
         known = {option for parameter in COMMANDS[name].params for option in parameter.opts + parameter.secondary_opts}
         options = re.findall(r"(?<=\s)--?[a-z][a-z-]*", rest.split("&&")[0].split("|")[0].split("#")[0])
         assert set(options) <= known, f"r1 {name}{rest}"
+
+
+def test_every_setting_is_explained() -> None:
+    names = {f"R1_{name.upper()}" for kind in (RouterSettings, WorkerSettings) for name in kind.model_fields}
+    told = {name for page in PAGES for name in re.findall(r"`(R1_[A-Z_]+)`", page.read_text(encoding="utf-8"))}
+    assert names <= told
