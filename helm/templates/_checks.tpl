@@ -121,6 +121,10 @@ a crash loop. Shapes and unknown keys are values.schema.json's part.
 {{- fail "ray.autoscaler.enabled: Kueue admits a cluster of a fixed size: turn one of them off" -}}
 {{- end -}}
 
+{{- if not (or $v.networkPolicy.enabled $v.fleetToken.existingSecret) -}}
+{{- fail "fleetToken.existingSecret: without network policies whoever reaches a router can attach as a worker and be given prompts: name a Secret with a fleet token, or set networkPolicy.enabled" -}}
+{{- end -}}
+
 {{- $outside := ternary "ingress.enabled" (ternary "gateway.enabled" "" $v.gateway.enabled) $v.ingress.enabled -}}
 {{- if and $outside (not $v.tenants.existingSecret) (not $v.tenants.anonymous) -}}
 {{- fail (printf "tenants.existingSecret: %s lets the outside in: name a Secret with a tenants file (docs/routing.md), or set tenants.anonymous" $outside) -}}

@@ -76,6 +76,28 @@ app.kubernetes.io/component: {{ . }}
 /etc/r1/plans/{{ include "r1.hash" . }}.yaml
 {{- end -}}
 
+{{/* The fleet token as a file: a changed Secret is read without a restart. */}}
+{{- define "r1.fleetTokenEnv" -}}
+{{- with .Values.fleetToken }}
+{{- if .existingSecret }}
+- {name: R1_FLEET_TOKEN_FILE, value: /etc/r1/fleet/{{ .key }}}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "r1.fleetTokenMount" -}}
+{{- if .Values.fleetToken.existingSecret }}
+- {name: fleet-token, mountPath: /etc/r1/fleet, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- define "r1.fleetTokenVolume" -}}
+{{- with .Values.fleetToken.existingSecret }}
+- name: fleet-token
+  secret: {secretName: {{ . | quote }}, defaultMode: 0440}
+{{- end }}
+{{- end -}}
+
 {{/* What workers call. */}}
 {{- define "r1.attach" -}}
 {{- .Values.router.attach | default (printf "%s-attach.%s.svc.%s:%d" (include "r1.name" .) .Release.Namespace .Values.clusterDomain (int .Values.router.ports.grpc)) -}}
