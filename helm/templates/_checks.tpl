@@ -14,7 +14,14 @@ a crash loop. Shapes and unknown keys are values.schema.json's part.
 {{- if and $v.model (ne $v.model $plan.model.name) -}}
 {{- fail (printf "plan.model.name: the plan is for %s and this release for %s (model): use a plan for %s, or change model" $plan.model.name $v.model $v.model) -}}
 {{- end -}}
-{{- range $v.previousPlans -}}
+{{- range $previous := $v.previousPlans -}}
+{{- if ne .model.name $plan.model.name -}}
+{{- range prepend (.model.aliases | default list) .model.name -}}
+{{- if has . (prepend ($plan.model.aliases | default list) $plan.model.name) -}}
+{{- fail (printf "previousPlans: %s would name both %s and %s: take it out of one plan's model.aliases" . $previous.model.name $plan.model.name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if and (eq .model.name $plan.model.name) (ne .model.checkpoint $plan.model.checkpoint) -}}
 {{- fail (printf "previousPlans: %s serves %s from another checkpoint than plan: give one of them another model.name" .name .model.name) -}}
 {{- end -}}

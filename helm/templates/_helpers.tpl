@@ -53,10 +53,10 @@ app.kubernetes.io/component: {{ . }}
 {{- end -}}
 {{- end -}}
 
-{{/* A plan's short name for objects and files: what serves, without the name and the planner's notes. */}}
+{{/* A plan's short name for objects and files: what ranks serve, without the name, the aliases and the planner's notes. */}}
 {{- define "r1.hash" -}}
 {{- if kindIs "map" . -}}
-{{- omit . "name" "reasons" "memory" "predicted" | toJson | sha256sum | trunc 10 -}}
+{{- set (omit . "name" "reasons" "memory" "predicted") "model" (omit (.model | default dict) "aliases") | toJson | sha256sum | trunc 10 -}}
 {{- else -}}
 {{- . | toJson | sha256sum | trunc 10 -}}
 {{- end -}}

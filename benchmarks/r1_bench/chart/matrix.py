@@ -242,4 +242,18 @@ WRONG: tuple[Wrong, ...] = (
         },
         "previousPlans:",
     ),
+    Wrong(
+        NANO,
+        {
+            "previousPlans": [
+                {
+                    "name": "old",
+                    "model": {"name": "older", "checkpoint": "builtin:r1-nano", "aliases": ["deepseek-r1"]},
+                    "engine": {"max_model_len": 2048},
+                    "fleet": {"accelerator": "cpu", "kv_cache_gib_per_rank": 0.5},
+                }
+            ]
+        },
+        "previousPlans:",
+    ),
 )
