@@ -142,6 +142,16 @@ a crash loop. Shapes and unknown keys are values.schema.json's part.
 {{- if and $v.gateway.enabled (not $v.gateway.parentRefs) -}}
 {{- fail "gateway.parentRefs: name the Gateway the routes belong to" -}}
 {{- end -}}
+{{- if and $v.gateway.enabled $v.gateway.grpcHostnames -}}
+{{- if not $v.gateway.hostnames -}}
+{{- fail "gateway.hostnames: a Gateway gives a host to HTTP routes or to gRPC routes: name the HTTP ones, apart from grpcHostnames" -}}
+{{- end -}}
+{{- range $v.gateway.grpcHostnames -}}
+{{- if has . $v.gateway.hostnames -}}
+{{- fail (printf "gateway.grpcHostnames: %s is in gateway.hostnames too: a Gateway gives a host to HTTP routes or to gRPC routes" .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if and $v.test.apiKey.name (not $v.test.apiKey.key) -}}
 {{- fail (printf "test.apiKey.key: name the key within the Secret %s" $v.test.apiKey.name) -}}
 {{- end -}}

@@ -16,6 +16,12 @@ FETCH: Value = {
     "existingSecret": "hub",
 }
 STORE: Value = {"uri": "s3://models/r1", "existingSecret": "aws", "endpoint": "https://minio:9000"}
+GATEWAY: Value = {
+    "enabled": True,
+    "parentRefs": [{"name": "public", "namespace": "gateways"}],
+    "hostnames": ["r1.example.com"],
+    "grpcHostnames": ["grpc.r1.example.com"],
+}
 
 VARIATIONS: dict[str, Value] = {
     "digest": {"image": {"digest": DIGEST, "pullSecrets": [{"name": "registry"}]}, "commonLabels": {"team": "r1"}},
@@ -47,12 +53,7 @@ VARIATIONS: dict[str, Value] = {
     },
     "gateway": {
         "tenants": {"anonymous": True},
-        "gateway": {
-            "enabled": True,
-            "parentRefs": [{"name": "public", "namespace": "gateways"}],
-            "hostnames": ["r1.example.com"],
-            "grpcHostnames": ["grpc.r1.example.com"],
-        },
+        "gateway": GATEWAY,
     },
     "monitoring": {
         "monitoring": {
@@ -227,6 +228,12 @@ WRONG: tuple[Wrong, ...] = (
     Wrong(NANO, {"gateway": {"enabled": True}}, "tenants.existingSecret:"),
     Wrong(NANO, {"ingress": {"enabled": True}, "tenants": {"anonymous": True}}, "ingress.host:"),
     Wrong(NANO, {"gateway": {"enabled": True}, "tenants": {"anonymous": True}}, "gateway.parentRefs:"),
+    Wrong(NANO, {"tenants": {"anonymous": True}, "gateway": GATEWAY | {"hostnames": []}}, "gateway.hostnames:"),
+    Wrong(
+        NANO,
+        {"tenants": {"anonymous": True}, "gateway": GATEWAY | {"grpcHostnames": ["r1.example.com"]}},
+        "gateway.grpcHostnames:",
+    ),
     Wrong(NANO, {"test": {"apiKey": {"name": "key"}}}, "test.apiKey.key:"),
     Wrong(
         H100,
