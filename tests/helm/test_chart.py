@@ -9,16 +9,19 @@ import tomllib
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import helm_python
 import pytest
 import yaml
 from r1_bench.chart import policy, validate
 from r1_bench.chart.check import lint, names, outdated, refusal
-from r1_bench.chart.matrix import WRONG, Case, Wrong, cases, ready_made
+from r1_bench.chart.local import ray_start
+from r1_bench.chart.matrix import TWO_POOLS, WRONG, Case, Wrong, cases, ready_made
 from r1_bench.chart.render import Refused, Rendered, Value, merge, render, values_file
 from r1_cluster.plan import PLANS, Plan, shipped
 from r1_serve.cli import app
+from r1_serve.workers.application import pool_resource
 from typer.testing import CliRunner
 
 CHART = Path(__file__).parents[2] / "helm"
@@ -35,8 +38,8 @@ def rendered_case(name: str) -> Rendered:
 
 
 @pytest.fixture(scope="module")
-def kuberay() -> validate.KubeRay:
-    found = validate.kuberay(CRDS)
+def kuberay() -> validate.Crds:
+    found = validate.crds(CRDS)
     if found is None:
         pytest.skip(f"KubeRay's CRDs are not in {CRDS}")
     return found
@@ -50,7 +53,7 @@ def test_objects_fit_their_schemas_and_the_policies(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))
-def test_the_rayservice_fits_kuberays_crd(case: Case, kuberay: validate.KubeRay) -> None:
+def test_the_rayservice_fits_kuberays_crd(case: Case, kuberay: validate.Crds) -> None:
     assert kuberay.faults(rendered_case(case.name).one("RayService")) == []
 
 
@@ -61,7 +64,7 @@ def test_wrong_values_are_refused_with_the_keys_name(wrong: Wrong) -> None:
     assert names(message, wrong.key), message
 
 
-def test_the_validators_see_a_field_that_nobody_knows(kuberay: validate.KubeRay) -> None:
+def test_the_validators_see_a_field_that_nobody_knows(kuberay: validate.Crds) -> None:
     rendered = render(CHART, values_file(CHART / "values-nano.yaml"))
     service, deployment = rendered.one("RayService"), rendered.one("Deployment")
     service["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"][0]["imagePolicy"] = "x"
@@ -69,6 +72,48 @@ def test_the_validators_see_a_field_that_nobody_knows(kuberay: validate.KubeRay)
     assert any("imagePolicy" in fault for fault in kuberay.faults(service))
     assert any("replica" in fault for fault in validate.faults([deployment], None))
     assert any("imagePolicy" in fault for fault in validate.faults([service], None))
+
+
+ADDONS = [
+    ("ServiceMonitor", "monitoring", lambda spec: spec["endpoints"][0].update(intervall="15s"), "intervall"),
+    ("ServiceMonitor", "monitoring", lambda spec: spec["endpoints"][0].update(interval="soon"), "soon"),
+    ("PodMonitor", "monitoring", lambda spec: spec.pop("podMetricsEndpoints"), "podMetricsEndpoints"),
+    ("PrometheusRule", "monitoring", lambda spec: spec["groups"][0].update(interval=30), "30"),
+    ("ScaledObject", "keda", lambda spec: spec["triggers"][0]["metadata"].update(threshold=50), "50"),
+    (
+        "ScaledObject",
+        "keda",
+        lambda spec: spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleUp"].update(policy="Max"),
+        "policy",
+    ),
+    ("HTTPRoute", "gateway", lambda spec: spec["rules"][0]["timeouts"].update(request="1 hour"), "1 hour"),
+    ("GRPCRoute", "gateway", lambda spec: spec["rules"][0]["backendRefs"][0].pop("port"), "port"),
+]
+
+
+@pytest.mark.parametrize(("kind", "variation", "spoil", "named"), ADDONS, ids=[f"{a[0]}-{a[3]}" for a in ADDONS])
+def test_what_an_add_on_would_refuse_is_seen(kind: str, variation: str, spoil: Any, named: str) -> None:
+    rendered = render(CHART, next(case for case in CASES if case.name == f"values-nano {variation}").values)
+    thing = rendered.kind(kind)[0]
+    assert validate.faults([thing], None) == []
+    spoil(thing["spec"])
+    assert any(named in fault for fault in validate.faults([thing], None))
+
+
+def test_crds_of_add_ons_judge_too_where_they_are_given(tmp_path: Path) -> None:
+    for file in validate.CRDS:
+        shutil.copy(CRDS / file, tmp_path) if CRDS.exists() else pytest.skip(f"KubeRay's CRDs are not in {CRDS}")
+    schema = {"type": "object", "properties": {"spec": {"type": "object", "required": ["jobLabel"]}}}
+    crd = {
+        "spec": {
+            "group": "monitoring.coreos.com",
+            "names": {"kind": "PodMonitor"},
+            "versions": [{"name": "v1", "schema": {"openAPIV3Schema": schema}}],
+        }
+    }
+    (tmp_path / "podmonitors.yaml").write_text(yaml.safe_dump(crd), encoding="utf-8")
+    found = validate.faults(rendered_case("values-nano monitoring").kind("PodMonitor"), validate.crds(tmp_path))
+    assert any("jobLabel" in fault and "its CRD" in fault for fault in found)
 
 
 def test_the_policies_see_what_they_forbid() -> None:
@@ -169,6 +214,37 @@ def test_an_upgrade_lets_the_routers_take_the_workers_of_both_plans() -> None:
         value for flag, value in pairwise(arguments) if flag == "--plan"
     ]
     assert len(set(files)) == 2
+
+
+def test_routers_and_workers_read_the_same_fleet_token_and_the_head_has_none() -> None:
+    rendered = rendered_case("values-nano fleet-token")
+    cluster = rendered.one("RayService")["spec"]["rayClusterConfig"]
+    found = []
+    for pod in (rendered.one("Deployment")["spec"], *cluster["workerGroupSpecs"], cluster["headGroupSpec"]):
+        spec = pod["template"]["spec"]
+        container = spec["containers"][0]
+        file = {v["value"] for v in container["env"] if v["name"] == "R1_FLEET_TOKEN_FILE"}
+        mounted = {m["mountPath"] for m in container["volumeMounts"] if m["name"] == "fleet-token"}
+        secrets = {v["secret"]["secretName"] for v in spec["volumes"] if v["name"] == "fleet-token"}
+        found.append((file, mounted, secrets))
+    assert found == [({"/etc/r1/fleet/fleet-token"}, {"/etc/r1/fleet"}, {"fleet"})] * 2 + [(set(), set(), set())]
+
+
+def test_without_a_fleet_token_the_notes_say_how_to_give_one() -> None:
+    values = values_file(CHART / "values-nano.yaml")
+    assert "--set fleetToken.existingSecret=r1-fleet" in render(CHART, values).notes
+    given = merge(values, {"fleetToken": {"existingSecret": "mine"}})
+    assert "fleetToken" not in render(CHART, given).notes
+
+
+def test_of_several_pools_each_group_has_a_resource_of_its_own_for_each_accelerator() -> None:
+    groups = rendered_case("values-r1-32xh100 two-pools").one("RayService")["spec"]["rayClusterConfig"]
+    plan = Plan.from_yaml(yaml.safe_dump(merge(values_file(CHART / "values-r1-32xh100.yaml"), TWO_POOLS)["plan"]))
+    for group, pool in zip(groups["workerGroupSpecs"], plan.pools, strict=True):
+        assert group["resources"] == {pool_resource(pool): group["rayStartParams"]["num-gpus"]}
+        assert f"""--resources='{{"{pool_resource(pool)}": 8}}'""" in ray_start("worker", group, 6379)[-1]
+    (only,) = rendered_case("values-r1-32xh100").one("RayService")["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    assert "resources" not in only
 
 
 def test_one_router_process_needs_no_argument_and_several_have_one() -> None:
