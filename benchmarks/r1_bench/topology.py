@@ -40,8 +40,8 @@ class Reply:
 async def ask_all(where: Fleet, questions: Sequence[str], model: str = "r1-nano") -> list[Reply]:
     """Every question over HTTP, ``STREAMS`` at a time, in order."""
     gate = asyncio.Semaphore(STREAMS)
-    # As many idle connections as streams: by default httpx keeps 20 and closes the others while all are in use.
-    limits = httpx.Limits(max_keepalive_connections=STREAMS)
+    # A connection a question: a broken read is then the router's, not that of a connection closed while it was idle.
+    limits = httpx.Limits(max_keepalive_connections=0)
     async with httpx.AsyncClient(base_url=where.url, timeout=600, trust_env=False, limits=limits) as client:
 
         async def ask(question: str) -> Reply:
@@ -52,11 +52,7 @@ async def ask_all(where: Fleet, questions: Sequence[str], model: str = "r1-nano"
                 "max_tokens": MAX_TOKENS,
             }
             async with gate:
-                try:
-                    response = await client.post("/v1/chat/completions", json=body)
-                except httpx.ReadError as e:  # seen once, of thousands, and not explained: told, and asked again
-                    print(f"asked again after {e!r}: {question}", file=sys.stderr)
-                    response = await client.post("/v1/chat/completions", json=body)
+                response = await client.post("/v1/chat/completions", json=body)
             response.raise_for_status()
             got = response.json()
             message, usage = got["choices"][0]["message"], got["usage"]
