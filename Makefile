@@ -16,7 +16,7 @@ INSTALL := VENV=$(VENV) PYTHON=$(PYTHON) requirements/install.sh
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install serve test test-slow check format nano topology bench-router bench-peers failover observability chart-check chart-schema kernels-aot test-interpret bench-kernels lock protos clean
+.PHONY: help install serve test test-slow check format nano topology bench-router bench-peers failover upgrade-drill observability chart-check chart-schema kernels-aot test-interpret bench-kernels lock protos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ bench-peers: $(VENV)/.dev ## the nano stack beside vLLM's server, vllm-router an
 
 failover: $(VENV)/.dev ## kill ranks under STREAMS=64 greedy streams on FAILOVER_PLAN: anything lost, repeated, different?
 	@$(BIN)/python -m r1_bench.failover --streams $(STREAMS) --plan $(FAILOVER_PLAN) $(ARGS)
+
+upgrade-drill: $(VENV)/.dev ## new weights under load: two fleets, routers started anew, an alias moved; anybody dropped? (five minutes)
+	@$(BIN)/python -m r1_bench.upgrade $(ARGS)
 
 observability: $(VENV)/.dev ## write the Grafana dashboards and the chart's copies of them and of Prometheus' rules
 	@$(BIN)/python -m r1_serve.observability .
