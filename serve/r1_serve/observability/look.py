@@ -28,6 +28,8 @@ Ask = Callable[[str], Sequence[Labelled]]
 
 POINTS = 200
 MOST_SERIES = 12  # of one panel: more would be a plot that nobody can read
+TOP = "figure{vertical-align:top}"
+NO_UNIT = {"short": "", "none": "", "percentunit": "share", "reqps": "requests/s"}
 VARIABLES = {"$model": ".*", "$tenant": ".*"}
 
 
@@ -64,10 +66,12 @@ def page(ask: Ask, dashboards: Sequence[Dashboard] = DASHBOARDS) -> tuple[str, l
                 series = _panel(ask, panel)
                 if not series:
                     empty.append(f"{dashboard.title}: {panel.title}")
-                drawn = plot(dict(list(series.items())[:MOST_SERIES]), x="seconds", y=panel.unit)
+                drawn = plot(
+                    dict(list(series.items())[:MOST_SERIES]), x="seconds", y=NO_UNIT.get(panel.unit, panel.unit)
+                )
                 caption = f"<figcaption>{escape(panel.title)}</figcaption><p>{escape(panel.why)}</p>"
                 parts.append(f"<figure>{caption}{drawn}</figure>")
-    head = f'<!doctype html><meta charset="utf-8"><title>r1 dashboards</title><style>{STYLE}</style>'
+    head = f'<!doctype html><meta charset="utf-8"><title>r1 dashboards</title><style>{STYLE}{TOP}</style>'
     return head + "".join(parts), empty
 
 
