@@ -21,14 +21,16 @@ MAX_TOKENS = 900
 class Balancer:
     """Probes ``/ready`` of each router, as a Kubernetes Service does, and hands out those that are."""
 
-    def __init__(self, urls: Sequence[str]) -> None:
+    def __init__(self, urls: Sequence[str], transport: httpx.AsyncBaseTransport | None = None) -> None:
+        """``transport`` is a test's."""
         self.urls = urls
+        self._transport = transport
         self.up = [False] * len(urls)
         self._turn = 0
 
     async def __aenter__(self) -> Self:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        self.http = httpx.AsyncClient(timeout=600, limits=limits, trust_env=False)
+        self.http = httpx.AsyncClient(timeout=600, limits=limits, trust_env=False, transport=self._transport)
         self._probing = [asyncio.create_task(self._probe(index)) for index in range(len(self.urls))]
         return self
 
@@ -68,17 +70,18 @@ class Load:
         self._balancer = balancer
         self._model = model
         self._questions = questions
-        self._wanted: dict[str, str] = {}
+        self.wanted: dict[str, str] = {}
         self._new: Counter[str] = Counter()  # answers since the last look, by the model that gave them
         self._seen = (0, 0)
         self.answers = self.turned_away = self.told = 0
         self.failed: list[str] = []
         self.wrong: list[dict[str, str]] = []
+        self._ending = False
 
     async def undisturbed(self) -> None:
         """What each question's thought and answer are."""
         texts = await asyncio.gather(*map(self._ask, self._questions))
-        self._wanted = dict(zip(self._questions, texts, strict=True))
+        self.wanted = dict(zip(self._questions, texts, strict=True))
         self.since()
 
     @asynccontextmanager
@@ -106,8 +109,6 @@ class Load:
             "told": self.told,
         }
 
-    _ending = False
-
     async def _client(self, number: int) -> None:
         start = number * len(self._questions) // 7 % len(self._questions)
         for question in cycle([*self._questions[start:], *self._questions[:start]]):
@@ -119,8 +120,8 @@ class Load:
                 self.failed.append(f"{type(e).__name__}: {e}")
                 continue
             self.answers += 1
-            if text != self._wanted[question]:
-                self.wrong.append({"question": question, "undisturbed": self._wanted[question], "got": text})
+            if text != self.wanted[question]:
+                self.wrong.append({"question": question, "undisturbed": self.wanted[question], "got": text})
 
     async def _ask(self, question: str) -> str:
         """Thought and answer. Raises RuntimeError where a router refuses for another reason than that it stops."""

@@ -133,6 +133,12 @@ a crash loop. Shapes and unknown keys are values.schema.json's part.
 {{- end -}}
 
 {{- $outside := ternary "ingress.enabled" (ternary "gateway.enabled" "" $v.gateway.enabled) $v.ingress.enabled -}}
+{{- if ne $v.router.service.type "ClusterIP" -}}
+{{- $outside = printf "router.service.type %s" $v.router.service.type -}}
+{{- if not $v.fleetToken.existingSecret -}}
+{{- fail (printf "fleetToken.existingSecret: %s opens the port at which workers attach and are given prompts: name a Secret with a fleet token, or use ClusterIP behind ingress or gateway, which open the API alone" $outside) -}}
+{{- end -}}
+{{- end -}}
 {{- if and $outside (not $v.tenants.existingSecret) (not $v.tenants.anonymous) -}}
 {{- fail (printf "tenants.existingSecret: %s lets the outside in: name a Secret with a tenants file (docs/routing.md), or set tenants.anonymous" $outside) -}}
 {{- end -}}

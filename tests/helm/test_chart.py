@@ -9,7 +9,6 @@ import tomllib
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import helm_python
 import pytest
@@ -72,48 +71,6 @@ def test_the_validators_see_a_field_that_nobody_knows(kuberay: validate.Crds) ->
     assert any("imagePolicy" in fault for fault in kuberay.faults(service))
     assert any("replica" in fault for fault in validate.faults([deployment], None))
     assert any("imagePolicy" in fault for fault in validate.faults([service], None))
-
-
-ADDONS = [
-    ("ServiceMonitor", "monitoring", lambda spec: spec["endpoints"][0].update(intervall="15s"), "intervall"),
-    ("ServiceMonitor", "monitoring", lambda spec: spec["endpoints"][0].update(interval="soon"), "soon"),
-    ("PodMonitor", "monitoring", lambda spec: spec.pop("podMetricsEndpoints"), "podMetricsEndpoints"),
-    ("PrometheusRule", "monitoring", lambda spec: spec["groups"][0].update(interval=30), "30"),
-    ("ScaledObject", "keda", lambda spec: spec["triggers"][0]["metadata"].update(threshold=50), "50"),
-    (
-        "ScaledObject",
-        "keda",
-        lambda spec: spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleUp"].update(policy="Max"),
-        "policy",
-    ),
-    ("HTTPRoute", "gateway", lambda spec: spec["rules"][0]["timeouts"].update(request="1 hour"), "1 hour"),
-    ("GRPCRoute", "gateway", lambda spec: spec["rules"][0]["backendRefs"][0].pop("port"), "port"),
-]
-
-
-@pytest.mark.parametrize(("kind", "variation", "spoil", "named"), ADDONS, ids=[f"{a[0]}-{a[3]}" for a in ADDONS])
-def test_what_an_add_on_would_refuse_is_seen(kind: str, variation: str, spoil: Any, named: str) -> None:
-    rendered = render(CHART, next(case for case in CASES if case.name == f"values-nano {variation}").values)
-    thing = rendered.kind(kind)[0]
-    assert validate.faults([thing], None) == []
-    spoil(thing["spec"])
-    assert any(named in fault for fault in validate.faults([thing], None))
-
-
-def test_crds_of_add_ons_judge_too_where_they_are_given(tmp_path: Path) -> None:
-    for file in validate.CRDS:
-        shutil.copy(CRDS / file, tmp_path) if CRDS.exists() else pytest.skip(f"KubeRay's CRDs are not in {CRDS}")
-    schema = {"type": "object", "properties": {"spec": {"type": "object", "required": ["jobLabel"]}}}
-    crd = {
-        "spec": {
-            "group": "monitoring.coreos.com",
-            "names": {"kind": "PodMonitor"},
-            "versions": [{"name": "v1", "schema": {"openAPIV3Schema": schema}}],
-        }
-    }
-    (tmp_path / "podmonitors.yaml").write_text(yaml.safe_dump(crd), encoding="utf-8")
-    found = validate.faults(rendered_case("values-nano monitoring").kind("PodMonitor"), validate.crds(tmp_path))
-    assert any("jobLabel" in fault and "its CRD" in fault for fault in found)
 
 
 def test_the_policies_see_what_they_forbid() -> None:

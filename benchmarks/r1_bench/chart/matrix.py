@@ -70,7 +70,12 @@ VARIATIONS: dict[str, Value] = {
         "test": {"enabled": False},
         "serviceAccount": {"create": False},
     },
-    "load-balancer": {"router": {"service": {"type": "LoadBalancer", "annotations": {"lb": "internal"}}}},
+    "load-balancer": {
+        "router": {"service": {"type": "LoadBalancer", "annotations": {"lb": "internal"}}},
+        "fleetToken": {"existingSecret": "fleet"},
+        "tenants": {"existingSecret": "tenants"},
+        "test": {"apiKey": {"name": "test-key", "key": "key"}},
+    },
     "placed": {
         "router": {"nodeSelector": {"pool": "cpu"}, "tolerations": [{"operator": "Exists"}], "replicas": 5},
         "ray": {"head": {"priorityClassName": "high", "env": [{"name": "A", "value": "b"}]}},
@@ -223,6 +228,12 @@ WRONG: tuple[Wrong, ...] = (
     ),
     Wrong(H100, {"ray": {"autoscaler": {"enabled": True, "maxGangs": 1}}}, "ray.autoscaler.maxGangs:"),
     Wrong(NANO, {"networkPolicy": {"enabled": False}}, "fleetToken.existingSecret:"),
+    Wrong(NANO, {"router": {"service": {"type": "NodePort"}}}, "fleetToken.existingSecret:"),
+    Wrong(
+        NANO,
+        {"router": {"service": {"type": "LoadBalancer"}}, "fleetToken": {"existingSecret": "fleet"}},
+        "tenants.existingSecret:",
+    ),
     Wrong(NANO, {"fleetToken": {"value": "secret"}}, "fleetToken"),
     Wrong(NANO, {"ingress": {"enabled": True, "host": "a.example.com"}}, "tenants.existingSecret:"),
     Wrong(NANO, {"gateway": {"enabled": True}}, "tenants.existingSecret:"),
