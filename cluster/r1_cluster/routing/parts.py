@@ -73,7 +73,8 @@ def _share(part: Floats, fleet: Fleet, *, otherwise: float) -> Floats:
     """Of the rank's cache, and ``otherwise`` where that is not known."""
     whole = fleet.numbers[KV_TOKENS]
     if np.count_nonzero(whole) == len(whole):
-        return part / whole
+        known: Floats = part / whole
+        return known
     share: Floats = np.divide(part, whole, out=np.full(len(whole), otherwise), where=whole != 0)
     return share
 
