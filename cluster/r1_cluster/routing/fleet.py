@@ -6,8 +6,11 @@ time some hundreds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,8 +23,7 @@ from r1_cluster.routing.survival import Floats
 CAUTION = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(NamedTuple):
     """What a request will ask of a rank, in tokens. ``max_tokens`` is an upper bound, thinking included.
 
     ``cached``: for each rank that has any, how much of the prompt's start it is believed to hold. ``kv``: what the
@@ -30,7 +32,7 @@ class Demand:
 
     prompt_tokens: int
     max_tokens: int
-    cached: Mapping[str, int] = field(default_factory=dict)
+    cached: Mapping[str, int] = MappingProxyType({})
     kv: KvForecast = NOTHING
 
 
@@ -66,78 +68,82 @@ class RankView:
     @property
     def kv_of_others(self) -> float:
         """KV tokens in use that this router does not know of: other routers' requests, taken to stay."""
-        return max(0.0, self.kv_usage * self.kv_tokens - self.kv_ahead.mean[0])
+        return max(0.0, self.kv_usage * self.kv_tokens - float(self.kv_ahead.mean[0]))
 
 
-COLUMNS = ("max_num_seqs", "max_waiting_requests", "load", "kv_usage", "kv_tokens", "draining", "last_pick", "gang")
+class Numbers(NamedTuple):
+    """What a policy reads of each rank: a column of a Fleet each. KV in tokens.
+
+    ``seats``: requests that are given a seat, a few of them before it is free, so that none stays empty for the time of
+    a message. ``takes``: those that the rank takes at all, waiting in its engine. ``kv_room``: what its forecast must
+    stay within; no limit for a rank that is empty or has not said how large its cache is. ``kv_now``: in use, what was
+    just sent included: what the rank's step time follows. ``kv_of_others``: the part of it that this router does not
+    know of. ``gang``: a small number.
+    """
+
+    draining: float
+    last_pick: float
+    gang: float
+    seats: float
+    takes: float
+    kv_tokens: float
+    load: float
+    few: float  # 1 for an empty rank, a half for one with as many requests as seats
+    free: float  # the share of its cache, by its own report
+    kv_room: float
+    kv_now: float
+    kv_of_others: float
+
+
+DRAINING, LAST_PICK, GANG, SEATS, TAKES, KV_TOKENS, LOAD, FEW, FREE, KV_ROOM, KV_NOW, KV_OF_OTHERS = range(12)
+
+
+def numbers_of(rank: RankView, gang: int) -> Numbers:
+    held = rank.kv_ahead.both.item(0, 0)
+    now = max(rank.kv_usage * rank.kv_tokens, held)
+    return Numbers(
+        draining=rank.draining,
+        last_pick=rank.last_pick,
+        gang=gang,
+        seats=rank.max_num_seqs + rank.max_num_seqs // 16,
+        takes=rank.max_num_seqs + rank.max_waiting_requests,
+        kv_tokens=rank.kv_tokens,
+        load=rank.load,
+        few=1.0 / (1.0 + rank.load / rank.max_num_seqs),
+        free=1.0 - min(1.0, rank.kv_usage),
+        kv_room=rank.kv_tokens if rank.load and rank.kv_tokens else math.inf,
+        kv_now=now,
+        kv_of_others=now - held,
+    )
 
 
 class Fleet:
-    """N ranks for one demand. ``numbers``: ``COLUMNS`` by N; ``mean``, ``variance``: N by horizons, the KV forecast of
-    what was placed. Gangs are small numbers, -1 for a rank that has none or one to itself."""
+    """N ranks for one demand. ``numbers``: ``Numbers`` by N; ``ahead``: N by mean and variance by horizons, the KV
+    forecast of what was placed; ``heaviest``: KV in use on the fullest rank of each one's gang, which steps at that
+    one's pace; None where no gang has several."""
 
-    __slots__ = ("_heaviest", "_now", "_others", "_peaks", "demand", "mean", "numbers", "ranks", "variance")
+    __slots__ = ("_peaks", "ahead", "demand", "heaviest", "numbers", "ranks")
 
     def __init__(
-        self, demand: Demand, ranks: Sequence[RankView], numbers: Floats, mean: Floats, variance: Floats
+        self, demand: Demand, ranks: Sequence[RankView], numbers: Floats, ahead: Floats, heaviest: Floats | None
     ) -> None:
-        self.demand, self.ranks, self.numbers, self.mean, self.variance = demand, ranks, numbers, mean, variance
-        self._others: Floats | None = None
+        self.demand, self.ranks, self.numbers, self.ahead, self.heaviest = demand, ranks, numbers, ahead, heaviest
         self._peaks: Floats | None = None
-        self._heaviest: Floats | None = None
-        self._now: Floats | None = None
 
     @classmethod
     def of(cls, ranks: Sequence[RankView], demand: Demand) -> Fleet:
         """From views, in their order."""
         gangs: dict[str, int] = {}
-        rows = [(*numbers_of(r), gangs.setdefault(r.gang_id, len(gangs)) if r.gang_id else -1) for r in ranks]
-        return cls(
-            demand,
-            tuple(ranks),
-            np.array(rows, dtype=np.float64).reshape(len(ranks), len(COLUMNS)).T,
-            np.array([r.kv_ahead.mean for r in ranks], dtype=np.float64).reshape(len(ranks), len(NOTHING.mean)),
-            np.array([r.kv_ahead.variance for r in ranks], dtype=np.float64).reshape(len(ranks), len(NOTHING.mean)),
-        )
+        rows = [numbers_of(r, gangs.setdefault(r.gang_id or f"alone {i}", len(gangs))) for i, r in enumerate(ranks)]
+        numbers = np.array(rows, dtype=np.float64).reshape(len(ranks), len(Numbers._fields)).T
+        top = np.zeros(len(gangs))
+        gang = numbers[GANG].astype(np.intp)
+        np.maximum.at(top, gang, numbers[KV_NOW])
+        ahead = np.array([r.kv_ahead.both for r in ranks], dtype=np.float64).reshape(len(ranks), *NOTHING.both.shape)
+        return cls(demand, tuple(ranks), numbers, ahead, top[gang])
 
     def __len__(self) -> int:
         return len(self.ranks)
-
-    def _column(self, index: int) -> Floats:
-        column: Floats = self.numbers[index]
-        return column
-
-    @property
-    def max_num_seqs(self) -> Floats:
-        return self._column(0)
-
-    @property
-    def max_waiting_requests(self) -> Floats:
-        return self._column(1)
-
-    @property
-    def load(self) -> Floats:
-        return self._column(2)
-
-    @property
-    def kv_usage(self) -> Floats:
-        return self._column(3)
-
-    @property
-    def kv_tokens(self) -> Floats:
-        return self._column(4)
-
-    @property
-    def draining(self) -> Floats:
-        return self._column(5)
-
-    @property
-    def last_pick(self) -> Floats:
-        return self._column(6)
-
-    @property
-    def gang(self) -> Floats:
-        return self._column(7)
 
     @property
     def cached(self) -> Floats | None:
@@ -148,53 +154,14 @@ class Fleet:
         return np.array([held.get(rank.worker_id, 0) for rank in self.ranks], dtype=np.float64)
 
     @property
-    def kv_of_others(self) -> Floats:
-        """KV tokens in use that this router does not know of: other routers' requests, taken to stay."""
-        if self._others is None:
-            self._others = np.maximum(0.0, self.kv_usage * self.kv_tokens - self.mean[:, 0])
-        return self._others
-
-    @property
-    def kv_now(self) -> Floats:
-        """KV tokens in use, what was just sent included: what the rank's step time follows."""
-        if self._now is None:
-            self._now = self.kv_of_others + self.mean[:, 0]
-        return self._now
-
-    @property
-    def heaviest_of_gang(self) -> Floats:
-        """KV tokens on the fullest rank of each one's gang: each step of the gang takes as long as that one's."""
-        if self._heaviest is None:
-            now, gang = self.kv_now, self.gang.astype(np.intp)
-            if gang.max(initial=-1) < 0:  # none shares its gang
-                self._heaviest = now
-                return now
-            top = np.zeros(int(gang.max(initial=0)) + 2)  # the last place is that of -1
-            np.maximum.at(top, gang, now)
-            self._heaviest = np.where(gang < 0, now, top[gang])
-        return self._heaviest
-
-    @property
     def peak_with_demand(self) -> Floats:
         """KV tokens at the forecast worst, cautiously, with the demand on the rank."""
         if self._peaks is None:
-            kv = self.demand.kv
-            above = self.variance + kv.variance
+            both = self.ahead + self.demand.kv.both
+            above = both[:, 1]
             np.sqrt(above, out=above)
             above *= CAUTION
-            above += self.mean + kv.mean
-            self._peaks = self.kv_of_others + above.max(axis=1)
+            above += both[:, 0]
+            self._peaks = np.maximum.reduce(above, axis=1)
+            self._peaks += self.numbers[KV_OF_OTHERS]
         return self._peaks
-
-
-def numbers_of(rank: RankView) -> tuple[float, ...]:
-    """A view's part of ``COLUMNS``, without the gang."""
-    return (
-        rank.max_num_seqs,
-        rank.max_waiting_requests,
-        rank.load,
-        rank.kv_usage,
-        rank.kv_tokens,
-        rank.draining,
-        rank.last_pick,
-    )

@@ -6,53 +6,59 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from r1_cluster.routing.fleet import Fleet
+from r1_cluster.routing.fleet import DRAINING, FEW, FREE, KV_NOW, KV_ROOM, KV_TOKENS, LOAD, SEATS, TAKES, Fleet
 from r1_cluster.routing.policy import Bools, Filter
 from r1_cluster.routing.survival import Floats
 
 
 def not_draining(fleet: Fleet) -> Bools:
-    kept: Bools = fleet.draining == 0
+    kept: Bools = fleet.numbers[DRAINING] == 0
     return kept
 
 
 def room(fleet: Fleet) -> Bools:
     """A rank takes what it runs and its queue, and no more."""
-    return fleet.load < fleet.max_num_seqs + fleet.max_waiting_requests
+    kept: Bools = fleet.numbers[LOAD] < fleet.numbers[TAKES]
+    return kept
 
 
 def seat(fleet: Fleet) -> Bools:
     """A seat in the running batch: what would wait in an engine waits in the router instead, where it can still go
-    anywhere and in a fair order. Where no rank has one, a sixteenth more may wait in the engines, so that no seat stays
-    empty for the time of a message; before that it would wait for a thought to end beside ranks with seats."""
-    free: Bools = fleet.load < fleet.max_num_seqs
-    return free if free.any() else fleet.load < fleet.max_num_seqs + fleet.max_num_seqs // 16
+    anywhere and in a fair order."""
+    kept: Bools = fleet.numbers[LOAD] < fleet.numbers[SEATS]
+    return kept
 
 
 def kv_room(fleet: Fleet) -> Bools:
     """Whether the rank's forecast KV stays within its cache with this request on it. An empty rank takes anything."""
-    takes: Bools = (fleet.peak_with_demand <= fleet.kv_tokens) | (fleet.load == 0) | (fleet.kv_tokens == 0)
-    return takes
+    kept: Bools = fleet.peak_with_demand <= fleet.numbers[KV_ROOM]
+    return kept
 
 
 def few_requests(fleet: Fleet) -> Floats:
-    return 1.0 / (1.0 + fleet.load / fleet.max_num_seqs)
+    few: Floats = fleet.numbers[FEW]
+    return few
 
 
 def free_kv(fleet: Fleet) -> Floats:
     """By the rank's own report, which lags."""
-    return 1.0 - np.minimum(1.0, fleet.kv_usage)
+    free: Floats = fleet.numbers[FREE]
+    return free
 
 
 def kv_ahead(fleet: Fleet) -> Floats:
     """The share of its cache the rank would keep free at its forecast worst moment."""
-    return np.maximum(0.0, 1.0 - _share(fleet.peak_with_demand, fleet.kv_tokens, otherwise=1.0))
+    share = _share(fleet.peak_with_demand, fleet, otherwise=1.0)
+    np.subtract(1.0, share, out=share)
+    return np.maximum(share, 0.0, out=share)
 
 
 def level(fleet: Fleet) -> Floats:
     """How far the rank lies below the fullest of its gang, as a share of its cache: a request there slows nobody,
     because the gang steps at the pace of its fullest rank."""
-    return np.minimum(1.0, _share(fleet.heaviest_of_gang - fleet.kv_now, fleet.kv_tokens, otherwise=0.0))
+    if fleet.heaviest is None:
+        return np.zeros(len(fleet))
+    return np.minimum(1.0, _share(fleet.heaviest - fleet.numbers[KV_NOW], fleet, otherwise=0.0))
 
 
 def prefix(fleet: Fleet) -> Floats:
@@ -63,10 +69,12 @@ def prefix(fleet: Fleet) -> Floats:
     return np.minimum(1.0, cached / fleet.demand.prompt_tokens)
 
 
-def _share(part: Floats, whole: Floats, *, otherwise: float) -> Floats:
-    """part / whole, and ``otherwise`` where there is no whole."""
-    if whole.all():
-        return part / whole
+def _share(part: Floats, fleet: Fleet, *, otherwise: float) -> Floats:
+    """Of the rank's cache, and ``otherwise`` where that is not known."""
+    whole = fleet.numbers[KV_TOKENS]
+    if np.count_nonzero(whole) == len(whole):
+        known: Floats = part / whole
+        return known
     share: Floats = np.divide(part, whole, out=np.full(len(whole), otherwise), where=whole != 0)
     return share
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from r1_cluster.routing.kv import HORIZONS, NOTHING, Following, KvForecast, KvLedger, Shape, Standing, forecast_new
+from r1_cluster.routing.kv import HORIZONS, NOTHING, Following, KvForecast, Shape, Standing, forecast_new
+from r1_cluster.routing.ledger import KvLedger
 from r1_cluster.routing.lengths import LengthForecast, LengthKey, Outcome
 
 KEY = LengthKey("acme", "r1")
@@ -25,7 +26,7 @@ def ledger(lengths: LengthForecast) -> KvLedger:
 
 
 def at(forecast: KvForecast, steps: int) -> float:
-    return forecast.mean[HORIZONS.index(steps)]
+    return forecast.mean.item(HORIZONS.index(steps))
 
 
 def test_a_new_request_holds_its_prompt_grows_a_token_a_step_and_ends(lengths: LengthForecast) -> None:
