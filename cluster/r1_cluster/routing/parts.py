@@ -24,7 +24,11 @@ def room(fleet: Fleet) -> Bools:
 
 def seat(fleet: Fleet) -> Bools:
     """A seat in the running batch: what would wait in an engine waits in the router instead, where it can still go
-    anywhere and in a fair order."""
+    anywhere and in a fair order. Only where no rank has one may a few wait in the engines: beside ranks with free seats
+    they would wait there for a thought to end."""
+    free: Bools = fleet.numbers[FEW] > 0.5
+    if free.any():
+        return free
     kept: Bools = fleet.numbers[LOAD] < fleet.numbers[SEATS]
     return kept
 

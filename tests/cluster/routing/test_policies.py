@@ -104,6 +104,15 @@ def test_thinking_aware_lets_requests_wait_in_the_router_not_in_an_engine() -> N
     assert picked("least_load", rank("a", in_flight=8)) == "a"
 
 
+def test_thinking_aware_puts_nothing_behind_a_full_batch_while_another_has_a_seat() -> None:
+    seats = 32
+    full = rank("full", max_num_seqs=seats, in_flight=seats, kv_tokens=1_000_000)
+    busy = rank("busy", max_num_seqs=seats, in_flight=seats - 1, kv_tokens=1_000_000, kv_ahead=flat(900_000))
+    assert picked("thinking_aware", full, busy) == "busy"
+    over = dataclasses.replace(busy, in_flight=seats + 1)
+    assert picked("thinking_aware", full, over) == "full", "a sixteenth more waits in the engines once all are full"
+
+
 def test_thinking_aware_counts_what_other_routers_hold() -> None:
     other = rank("a", running=1, kv_usage=0.9)
     assert picked("thinking_aware", other, rank("b", running=1, kv_usage=0.2)) == "b"
