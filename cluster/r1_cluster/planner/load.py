@@ -28,7 +28,10 @@ from r1_cluster.planner.memory import Memory
 
 Z95 = 1.645
 ROUNDS = 5  # of the fixed point of prompts that share a prefill
-MARGIN = 0.05  # on TPOT's p95, times the clumps of arrivals: what the simulator shows beyond the formulas
+MARGIN = 0.05  # on TPOT's p95, and
+CLUMPED = (
+    0.03  # on TPOT for each squared variation of arrivals above Poisson's: what the simulator shows beyond the sums
+)
 WIDEST = 0.9  # spread of prompts that is counted with, a share of their mean
 GRAPHED = 512  # sequences of a rank that vLLM captures CUDA graphs for by default
 
@@ -84,8 +87,7 @@ def point(deployment: Deployment, demand: Demand, running: float) -> Point:
     now = _steady(deployment, demand, running)
     dispersion = demand.dispersion / (1 - _elasticity(deployment, demand, running, now.tpot))
     most = _steady(deployment, demand, running + Z95 * math.sqrt(dispersion * running)).tpot - now.tpot
-    clumps = 1 + 2 * (demand.dispersion - 1) / deployment.gangs  # squared variation of gaps between a gang's arrivals
-    beside = running / demand.output * (clumps + demand.prompt_square) / demand.short
+    beside = running / demand.output * (_clumps(deployment, demand) + demand.prompt_square) / demand.short
     uneven = Z95 * now.ahead.service * math.sqrt(beside) * (prefill is None)
     added = (prefill or engine).overheads
     fixed = added.ttft + now.step / 2 + added.balance * now.tpot * (engine.split.data > 1)
@@ -94,7 +96,7 @@ def point(deployment: Deployment, demand: Demand, running: float) -> Point:
     elif added.mixed:
         fixed += now.step
     backlog = now.load * now.each / (1 - now.load) if now.load < 1 else math.inf
-    backlog *= (clumps + demand.prompt_square) / 2
+    backlog *= (_clumps(deployment, demand) + demand.prompt_square) / 2
     tail = backlog / now.load * math.log(now.load / 0.05) if 0.05 < now.load < 1 else backlog
     hit = now.cached if now.cached > 0.95 * demand.cached else 0.0  # else the slowest twentieth are not cached
     longest = station(prefill or engine, _prompt(demand.prompt_p95, demand, hit), 1.0, now.beside)
@@ -108,7 +110,7 @@ def point(deployment: Deployment, demand: Demand, running: float) -> Point:
         ttft_mean=ttft,
         ttft_p95=ttft_p95,
         tpot_mean=now.tpot,
-        tpot_p95=(now.tpot + math.hypot(most, uneven)) * (1 + MARGIN * clumps),
+        tpot_p95=(now.tpot + math.hypot(most, uneven)) * (1 + MARGIN),
         ttfa_mean=ttft + demand.thinking * now.tpot,
         ttfa_p95=max(ttft_p95, ttft + demand.thinking_p95 * now.tpot),
         prefill_load=now.load,
@@ -167,7 +169,7 @@ def _steady(deployment: Deployment, demand: Demand, running: float) -> _Steady:
         beside = Batch.decodes(running, demand.context)
         full = _uneven(deployment.engine, prompts, math.inf, beside)
         ahead = _uneven(deployment.engine, prompts, arriving, beside)
-        tpot = step + arriving * ahead.service
+        tpot = (step + arriving * ahead.service) * (1 + CLUMPED * (_clumps(deployment, demand) - 1))
         rate, occupied = arriving / tpot, min(1.0, arriving)
         each = min(full.service, ahead.service)
         return _Steady(rate, tpot, step, ahead, each, max(rate * each, arriving / full.count), occupied, beside, cached)
@@ -180,6 +182,11 @@ def _steady(deployment: Deployment, demand: Demand, running: float) -> _Steady:
         together = min(full.count, max(1.0, load * ahead.together))
     each, occupied = min(full.service, ahead.service), min(1.0, load * ahead.service)
     return _Steady(rate, step, step, ahead, each, load * each, occupied, None, cached)
+
+
+def _clumps(deployment: Deployment, demand: Demand) -> float:
+    """Squared variation of the gaps between one gang's arrivals: the fleet's, thinned out by its gangs."""
+    return 1 + 2 * (demand.dispersion - 1) / deployment.gangs
 
 
 def _free(deployment: Deployment, demand: Demand, running: float) -> float:

@@ -1,0 +1,53 @@
+"""What a Plan promises holds when the router's own code runs it: at its stated load, and near by its predictions."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+from r1_cluster.catalog import MODELS
+from r1_cluster.plan import Plan, Predicted
+from r1_cluster.planner import Request, parse_fleet, parse_slo, plan
+from r1_cluster.simulator import Simulation
+from r1_cluster.workload import load
+
+CASES = {"chat": "ttft_p95=1s,tpot_p95=30ms", "agent": "ttft_p95=3s,tpot_p95=60ms"}
+ROUNDING = 1.01  # of the simulator's percentiles
+
+
+@cache
+def planned(workload: str) -> Plan:
+    asked = Request(
+        model=MODELS["deepseek-r1"],
+        fleet=parse_fleet("8xH200"),
+        workload=load(workload),
+        slo=parse_slo(CASES[workload]),
+        kv_dtypes=("fp8",),
+    )
+    return plan(asked).plan
+
+
+@cache
+def run(workload: str) -> tuple[Predicted, dict[str, Any]]:
+    """The plan's predictions, and what the simulator says at the most requests/s it was planned for."""
+    made = planned(workload)
+    assert made.predicted is not None
+    asked = load(workload).at_rate(made.predicted.max_requests_per_second)
+    return made.predicted, Simulation(made, asked, requests=4000, seed=1).run().as_dict(0.0)
+
+
+@pytest.mark.parametrize("workload", CASES)
+def test_a_plan_keeps_its_slo_at_the_most_it_says_it_carries(workload: str) -> None:
+    _, told = run(workload)
+    slo = parse_slo(CASES[workload])
+    assert told["ttft"]["p95"] <= (slo.ttft_p95 or 0) * ROUNDING
+    assert told["tpot"]["p95"] <= (slo.tpot_p95 or 0) * ROUNDING
+    assert told["refused"].get("fleet_saturated", 0) <= 0.002 * 4000
+
+
+@pytest.mark.parametrize("workload", CASES)
+def test_a_plan_is_not_far_on_the_safe_side_either(workload: str) -> None:
+    predicted, told = run(workload)
+    assert told["tpot"]["mean"] == pytest.approx(predicted.tpot_mean, rel=0.2)
+    assert told["ttfa"]["p95"] == pytest.approx(predicted.ttfa_p95, rel=0.12)
