@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 KvDtype = Literal["fp8", "bfloat16", "float32"]
 FILE = Path(__file__).parent / "constants.json"
+MEASURED = ("H100", "H200")  # GPUs whose kernels and runs the constants are fitted on
 FRAMEWORKS = ("trtllm", "sglang", "vllm")
 
 
@@ -129,6 +130,16 @@ class Constants(_Frozen):
         if name not in self.frameworks:
             raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(self.frameworks)}")
         return self.frameworks[name]
+
+
+def unmeasured(gpu: str) -> str | None:
+    """What to tell of a GPU that no measurement here is of, None for the others."""
+    if gpu in MEASURED:
+        return None
+    return (
+        f"extrapolated: nothing was measured on {gpu}. Its datasheet's memory, bandwidth, FLOPs and links are combined "
+        f"with the efficiencies of kernels on {' and '.join(MEASURED)} (docs/performance-model.md)"
+    )
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from r1_cluster.perf.constants import unmeasured
 from r1_cluster.planner.demand import Demand
 from r1_cluster.planner.load import Point, surged
 from r1_cluster.planner.memory import Memory, gigabytes, kv_bytes_per_token
@@ -20,6 +21,7 @@ def reasons(chosen: Candidate, search: Search, fleet: FleetSpec, slo: Slo) -> tu
         *_rivals(chosen, search),
         *_thinking(chosen),
         *_idle(chosen, fleet),
+        *filter(None, (unmeasured(fleet.name),)),
         "estimates: vLLM's constants are kernel tables and priors, not fitted on end-to-end runs "
         "(docs/performance-model.md): measure before you promise the p95 to anyone",
     )

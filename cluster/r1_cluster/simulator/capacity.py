@@ -12,12 +12,13 @@ from r1_cluster.simulator.costs import Linear
 from r1_cluster.simulator.events import Scenario
 from r1_cluster.simulator.metrics import Slo
 from r1_cluster.simulator.report import Report
-from r1_cluster.simulator.simulation import Simulation
+from r1_cluster.simulator.simulation import EVERY, Simulation
 from r1_cluster.workload import Closed, Workload
 
 SHARES = (0.25, 0.5, 0.7, 0.85, 1.0)  # of saturation, for the curve
 HALVINGS = 4  # between the last rate that holds and the first that breaks
 FILLS = 5
+JUDGED = (0.4, 0.85)  # of the requests: those before fill the fleet, those after see it run dry
 HOLDS = 0.95  # the share of requests that keep the service level
 
 Told = Callable[[str], None]
@@ -107,8 +108,8 @@ def capacity(
 ) -> Capacity:
     """Saturate the fleet, look at shares of what it did then, and halve in on where the service level breaks.
 
-    ``requests`` at each load: by default ``FILLS`` times what the fleet holds at once, so that it fills. Close to
-    saturation queues grow for longer than that: the last percent of a rate is optimistic.
+    ``requests`` at each load: by default ``FILLS`` times what the fleet holds at once, of which those are judged that
+    meet a full fleet. Close to saturation queues grow for longer: the last percent of a rate is optimistic.
     """
     asked = workload.budgeted(budget)
     closed = asked.model_copy(update={"arrivals": Closed()})
@@ -117,7 +118,11 @@ def capacity(
     count = requests
 
     def run(load: Workload) -> Report:
-        return Simulation(plan, load, requests=count, seed=seed, scenario=Scenario(slo=slo), profile=profile).run()
+        judged = range(*(int(share * count) for share in JUDGED)) if load is not closed else EVERY
+        scenario = Scenario(slo=slo)
+        return Simulation(
+            plan, load, requests=count, seed=seed, scenario=scenario, profile=profile, judged=judged
+        ).run()
 
     saturated = run(closed)
     # By tokens over the steady window, not by requests over the whole run: its emptying would count.

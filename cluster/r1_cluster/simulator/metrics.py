@@ -23,8 +23,9 @@ class Slo:
 
 @dataclass(slots=True)
 class Metrics:
-    """Over all requests that ended. ``history``: (time, share of KV in use, running, queued). ``scaled``: how many
-    gangs autoscaling wanted, and when."""
+    """Over all requests that ended; times, thoughts and good ones only of those whose numbers are ``judged``: the
+    first fill an empty fleet, the last see it run dry. ``history``: (time, share of KV in use, running, queued).
+    ``scaled``: how many gangs autoscaling wanted, and when."""
 
     slo: Slo
     ttft: Sketch = field(default_factory=Sketch)
@@ -42,6 +43,7 @@ class Metrics:
     history: list[tuple[float, float, int, int]] = field(default_factory=list)
     scaled: list[tuple[float, int]] = field(default_factory=list)
     every: int = 1
+    judged: range = range(1 << 62)
     _seen: int = 0
 
     @property
@@ -51,6 +53,11 @@ class Metrics:
 
     def end(self, job: Job, now: float, lag: float) -> None:
         """``lag``: seconds from an engine's token to the client's."""
+        self.ended += 1
+        self.output_tokens += job.total
+        self.thinking_tokens += job.thinking_tokens
+        if job.number not in self.judged:
+            return
         ttft, answer = job.first_at - job.at, (job.answer_at if job.answer_at >= 0 else now) - job.at
         tpot = (now - job.first_at) / (job.total - 1) if job.total > 1 else 0.0
         ttft, answer = ttft + lag, answer + lag
@@ -59,11 +66,8 @@ class Metrics:
         self.tpot.add(tpot)
         self.total.add(now - job.at + lag)
         self.thinking.add(job.thinking_tokens)
-        self.ended += 1
         self.good += self.slo.holds(ttft, answer, tpot)
         self.cut += job.thinking_tokens < job.wanted
-        self.output_tokens += job.total
-        self.thinking_tokens += job.thinking_tokens
 
     def wants_sample(self) -> bool:
         self._seen += 1

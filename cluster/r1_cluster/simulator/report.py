@@ -43,8 +43,9 @@ class Report:
 
     @property
     def good_share(self) -> float:
-        """Of all requests, refused ones included, those that kept the SLO."""
-        return self.metrics.good / self.requests if self.requests else 0.0
+        """Of all requests that are judged, refused ones included, those that kept the SLO."""
+        judged = min(self.requests, self.metrics.judged.stop) - self.metrics.judged.start
+        return self.metrics.good / judged if judged > 0 else 0.0
 
     def as_dict(self, wall_seconds: float) -> dict[str, Any]:
         """Times in seconds, throughput in output tokens/s, goodput in good requests/s."""
@@ -72,7 +73,7 @@ class Report:
             "tpot": m.tpot.summary(),
             "latency": m.total.summary(),
             "thinking_tokens": m.thinking.summary(),
-            "thoughts_cut": round(m.cut / m.ended, 6) if m.ended else 0.0,
+            "thoughts_cut": round(m.cut / m.tpot.count, 6) if m.tpot.count else 0.0,
             "output_tokens": m.output_tokens,
             "prompt_tokens": self.prompt_tokens,
             "cached_prompt_share": round(self.cached_tokens / self.prompt_tokens, 6) if self.prompt_tokens else 0.0,

@@ -33,6 +33,8 @@ WINDOW_FROM = 0.2  # the share of requests after which the measured window begin
 
 REFRESHED_AS_LIVE = 32  # ranks, up to which forecasts are by default as fresh as live
 
+EVERY = range(1 << 62)  # requests
+
 Progress = Callable[[int, float], None]
 
 
@@ -40,7 +42,8 @@ class Simulation:
     """``requests`` of ``workload`` on ``plan``. ``gangs``: of each pool, instead of the plan's own number.
 
     ``refresh_s``: how old the router's forecasts may get; live a second, here by default 10 s in larger fleets.
-    ``policy_name``: or a YAML file; ``chooser`` goes before it. Raises PlanError, PolicyError.
+    ``judged``: numbers of the requests whose times count. ``policy_name``: or a YAML file; ``chooser`` goes before it.
+    Raises PlanError, PolicyError.
     """
 
     def __init__(
@@ -57,13 +60,14 @@ class Simulation:
         chooser: Policy | None = None,
         refresh_s: float | None = None,
         tenants: dict[str, Tenant] | None = None,
+        judged: range = EVERY,
     ) -> None:
         if any(pool.role != "unified" for pool in plan.pools):
             raise PlanError(f"plan {plan.name}: separate prefill and decode pools are not simulated yet")
         self.plan, self.workload, self.requests, self.seed = plan, workload, requests, seed
         self.scenario = scenario or Scenario()
-        self.metrics = Metrics(self.scenario.slo, every=max(1, requests // 256))
-        self._window = min(requests - 1, int(requests * WINDOW_FROM))
+        self.metrics = Metrics(self.scenario.slo, every=max(1, requests // 256), judged=judged)
+        self._window = min(requests - 1, max(judged.start, int(requests * WINDOW_FROM)))
         self._agenda = Agenda()
         most = self.scenario.scaling.rules.max_gangs if self.scenario.scaling else 0
         units = units_of(plan, self._agenda, gangs=gangs, most=most, profile=profile)

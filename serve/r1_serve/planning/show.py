@@ -96,7 +96,7 @@ def _rivals(
     rest = [each for each in candidates if each not in best and each is not chosen]
     shown = ([chosen] if chosen not in best else []) + best
     shown = sorted(
-        {id(each): each for each in (*shown[:ROWS], chosen, *rest[: ROWS - len(shown)])}.values(), key=_order
+        {id(each): each for each in (*shown[:ROWS], chosen, *rest[: max(0, ROWS - len(shown))])}.values(), key=_order
     )
     table = Table("", "layout", "KV", "GPUs", "most req/s", "tok/s/GPU", "TPOT p95", "TTFA p95", "GPU h/Mtok")
     table.columns[1].no_wrap = True

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from r1_cluster.perf.constants import unmeasured
 from r1_cluster.plan import Plan
+from r1_cluster.planner.request import seconds
 from r1_cluster.simulator import SimulationError
 from r1_cluster.simulator.capacity import Capacity, capacity
 from r1_cluster.simulator.options import load_profile, parse_budgets, parse_slo
@@ -63,7 +65,7 @@ def command(
         "workload": asked.name,
         "slo": {name: value for name in ("ttft", "tpot", "ttfa") if (value := getattr(service, name)) != float("inf")},
         "results": [one.as_dict(price_per_gpu_hour) for one in found],
-        "notes": list(asked.notes),
+        "notes": [*asked.notes, *about_gpus(plans)],
     }
     if report is not None:
         _write(report, told)
@@ -80,17 +82,23 @@ def command(
         console.print(f"report: {report / 'capacity.html'}")
 
 
+def about_gpus(plans: list[Plan]) -> list[str]:
+    """What has to be said of GPUs on which nothing was measured."""
+    names = dict.fromkeys(plan.fleet.accelerator for plan in plans if plan.fleet.accelerator != "cpu")
+    return [note for name in names if (note := unmeasured(name))]
+
+
 def _rows(told: dict[str, Any]) -> list[list[str]]:
     rows = []
     for one in told["results"]:
-        best, cost, seconds = one["at_max"], one["cost_per_answer"], one["gpu_seconds_per_answer"]
+        best, cost, each = one["at_max"], one["cost_per_answer"], one["gpu_seconds_per_answer"]
         budget = "none" if one["budget"] is None else f"{one['budget']:,}"
         cells = [one["plan"], f"{one['gpus']} x {one['accelerator']}", budget]
         if best is None:
             rows.append([*cells, "never holds", *[""] * 6])
             continue
         times = [f"{best['ttft']:.2f} s", f"{best['ttfa']:.1f} s", f"{best['tpot'] * 1e3:.0f} ms"]
-        cells += [f"{best['rate']:.3g}", f"{best['throughput_per_gpu']:,.0f}", *times, f"{seconds:.3g}"]
+        cells += [f"{best['rate']:.3g}", f"{best['throughput_per_gpu']:,.0f}", *times, f"{each:.3g}"]
         rows.append([*cells, "–" if cost is None else f"{cost:.3g}"])
     return rows
 
@@ -114,13 +122,13 @@ def _write(folder: Path, told: dict[str, Any]) -> None:
     head = "".join(f"<th>{escape(h)}</th>" for h in HEADS)
     body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in rows)
     notes = "".join(f"<li>{escape(note)}</li>" for note in told["notes"])
-    slo = ", ".join(f"{name} {value:g} s" for name, value in told["slo"].items())
+    slo = ", ".join(f"{name.upper()} {seconds(value)}" for name, value in told["slo"].items())
     title = f"Capacity under {told['workload']}"
-    intro = f"The most requests/s at which 95 of 100 keep {slo}; times are 95th percentiles at that load."
+    intro = f"The most requests/s at which 95 of 100 keep {slo}; times are 95th percentiles at that load. Simulated."
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
         f"<h1>{escape(title)}</h1><pre>{escape(told['command'])}</pre><p>{escape(intro)}</p>"
-        f"<table><tr>{head}</tr>{body}</table>{plots}<h2>Workload</h2><ul>{notes}</ul></html>\n"
+        f"<table><tr>{head}</tr>{body}</table>{plots}<h2>Where the numbers come from</h2><ul>{notes}</ul></html>\n"
     )
     lines = [f"# {title}", "", f"`{told['command']}`", "", intro, "", "| " + " | ".join(HEADS) + " |"]
     lines += ["|---" * len(HEADS) + "|", *("| " + " | ".join(row) + " |" for row in rows), ""]

@@ -13,6 +13,7 @@ from r1_cluster.simulator import Simulation
 from r1_cluster.workload import load
 
 CASES = {"chat": "ttft_p95=1s,tpot_p95=30ms", "agent": "ttft_p95=3s,tpot_p95=60ms"}
+REQUESTS, FULL = 6000, range(2000, 5000)  # the first fill the fleet, the last see it run dry
 ROUNDING = 1.01  # of the simulator's percentiles
 
 
@@ -34,7 +35,7 @@ def run(workload: str) -> tuple[Predicted, dict[str, Any]]:
     made = planned(workload)
     assert made.predicted is not None
     asked = load(workload).at_rate(made.predicted.max_requests_per_second)
-    return made.predicted, Simulation(made, asked, requests=4000, seed=1).run().as_dict(0.0)
+    return made.predicted, Simulation(made, asked, requests=REQUESTS, seed=1, judged=FULL).run().as_dict(0.0)
 
 
 @pytest.mark.parametrize("workload", CASES)
@@ -43,11 +44,11 @@ def test_a_plan_keeps_its_slo_at_the_most_it_says_it_carries(workload: str) -> N
     slo = parse_slo(CASES[workload])
     assert told["ttft"]["p95"] <= (slo.ttft_p95 or 0) * ROUNDING
     assert told["tpot"]["p95"] <= (slo.tpot_p95 or 0) * ROUNDING
-    assert told["refused"].get("fleet_saturated", 0) <= 0.002 * 4000
+    assert told["refused"].get("fleet_saturated", 0) <= 0.002 * REQUESTS
 
 
 @pytest.mark.parametrize("workload", CASES)
 def test_a_plan_is_not_far_on_the_safe_side_either(workload: str) -> None:
     predicted, told = run(workload)
-    assert told["tpot"]["mean"] == pytest.approx(predicted.tpot_mean, rel=0.2)
-    assert told["ttfa"]["p95"] == pytest.approx(predicted.ttfa_p95, rel=0.12)
+    assert 0.8 < told["tpot"]["mean"] / predicted.tpot_mean < 1.05
+    assert told["ttfa"]["p95"] / predicted.ttfa_p95 < 1.1, "that of 3,000 thoughts varies by a tenth itself"
