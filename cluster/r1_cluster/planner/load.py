@@ -32,6 +32,7 @@ MARGIN = 0.05  # on TPOT's p95, and
 CLUMPED = (
     0.03  # on TPOT for each squared variation of arrivals above Poisson's: what the simulator shows beyond the sums
 )
+BATCHES = 0.5  # on TTFT's p95 where prompts share whole steps of a prefill pool, times its load: likewise
 WIDEST = 0.9  # spread of prompts that is counted with, a share of their mean
 GRAPHED = 512  # sequences of a rank that vLLM captures CUDA graphs for by default
 
@@ -102,7 +103,7 @@ def point(deployment: Deployment, demand: Demand, running: float) -> Point:
     longest = station(prefill or engine, _prompt(demand.prompt_p95, demand, hit), 1.0, now.beside)
     ttft = fixed + now.ahead.together * (1 + now.occupied / 2) + backlog
     slow = max(now.ahead.together, longest.together) + now.ahead.together * (now.occupied > 0.05)
-    ttft_p95 = fixed + slow + max(backlog, tail)
+    ttft_p95 = fixed + (slow + max(backlog, tail)) * (1 + BATCHES * now.load * (prefill is not None))
     return Point(
         running=running,
         rate=now.rate * deployment.gangs,

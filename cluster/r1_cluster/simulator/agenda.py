@@ -8,7 +8,7 @@ from enum import IntEnum
 
 
 class Kind(IntEnum):
-    """What an event is; the number beside it says of which gang, failure or drain."""
+    """What an event is; the number beside it says of which gang, failure, drain or transfer."""
 
     STEP = 0
     LOOK = 1
@@ -17,6 +17,8 @@ class Kind(IntEnum):
     STOP = 4
     UP = 5
     SCALE = 6
+    PREFILL = 7
+    KV = 8
 
 
 Event = tuple[float, int, int, int]  # when, number, kind, which

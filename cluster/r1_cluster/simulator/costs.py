@@ -13,7 +13,7 @@ from typing import Protocol
 
 from r1_cluster.catalog import Architecture, gpu, model
 from r1_cluster.perf.layout import Split
-from r1_cluster.perf.step import Batch, Engine
+from r1_cluster.perf.step import Batch, Engine, Speculation
 from r1_cluster.plan import Plan, PlanError, Pool
 
 
@@ -52,10 +52,11 @@ class Linear:
 
 @dataclass
 class Modelled:
-    """By the performance model."""
+    """By the performance model. With ``speculation`` a step is what one token of each sequence takes on average."""
 
     engine: Engine
     kv_tokens: int
+    speculation: Speculation | None = None
     _lines: dict[int, tuple[float, float]] = field(default_factory=dict)
     _prefills: dict[tuple[int, int, int, int], float] = field(default_factory=dict)
 
@@ -68,7 +69,7 @@ class Modelled:
         line = self._lines.get(n)
         if line is None:
             low, high = 256.0, 8192.0
-            a, b = self.engine.decode_seconds(n, low), self.engine.decode_seconds(n, high)
+            a, b = (self.engine.decode_seconds(n, context, self.speculation) for context in (low, high))
             slope = (b - a) / (n * (high - low))
             line = self._lines[n] = (a - slope * n * low, slope)
         return line
@@ -91,8 +92,11 @@ class Modelled:
 NANO = Linear(step_s=0.008, sequence_s=0.0009, kv_token_s=2e-8, prompt_token_s=6e-5, kv_tokens=1)
 
 
-def costs_of(plan: Plan, pool: Pool, profile: Linear | None = None) -> Costs:
-    """Of one gang of ``pool``. Raises PlanError for an unknown model or GPU and for weights that do not fit."""
+def costs_of(plan: Plan, pool: Pool, profile: Linear | None = None, *, speculation: Speculation | None = None) -> Costs:
+    """Of one gang of ``pool``. Raises PlanError for an unknown model or GPU, for weights that do not fit, and for
+    ``speculation`` where no model tells what it costs."""
+    if speculation and (profile or plan.fleet.accelerator == "cpu"):
+        raise PlanError(f"plan {plan.name}: what drafts cost is known of the modelled GPUs alone: leave --drafts out")
     try:
         shape = _architecture(plan)
         if plan.fleet.accelerator == "cpu":
@@ -111,7 +115,7 @@ def costs_of(plan: Plan, pool: Pool, profile: Linear | None = None) -> Costs:
             f"plan {plan.name}: {shape.name} as {pool.layout} on {card.name} leaves room for {tokens} KV tokens a "
             "rank, less than one step works on: use more or larger GPUs, or r1 plan"
         )
-    return _with_kv(profile, tokens) if profile else Modelled(engine, tokens)
+    return _with_kv(profile, tokens) if profile else Modelled(engine, tokens, speculation)
 
 
 def _architecture(plan: Plan) -> Architecture:

@@ -17,6 +17,7 @@ from r1_cluster.routing.tenants import Tenant
 from r1_cluster.simulator.agenda import Agenda, Kind
 from r1_cluster.simulator.job import Job
 from r1_cluster.simulator.metrics import Metrics
+from r1_cluster.simulator.pools import PrefillPool
 from r1_cluster.simulator.units import Units
 from r1_cluster.workload import Workload
 
@@ -36,11 +37,12 @@ class Desk:
         units: Units,
         agenda: Agenda,
         metrics: Metrics,
+        prefill: PrefillPool | None = None,
     ) -> None:
         self.dispatcher, self.metrics = dispatcher, metrics
         self.jobs: dict[int, Job] = {}  # by id of its ticket, as long as that lives
         self.orphans: deque[Job] = deque()  # those that lost their rank
-        self._units, self._agenda = units, agenda
+        self._units, self._agenda, self._prefill = units, agenda, prefill
         self._model, self._most = plan.model.name, plan.engine.max_model_len
         self._prefix_caching = plan.engine.enable_prefix_caching
         self._tenants = [tenants.get(c.tenant) or Tenant(name=c.tenant) for c in workload.classes]
@@ -129,7 +131,10 @@ class Desk:
     def _send(self, job: Job, worker_id: str) -> None:
         unit, rank = self._units.by_worker[worker_id]
         self.dispatcher.table.picked(unit.rows[rank], next(self._picks))
-        self._units.submit(job, unit, rank)
+        if self._prefill is None:
+            self._units.submit(job, unit, rank)
+        else:
+            self._prefill.submit(job, unit, rank)
 
     def _chain(self, group: int, tokens: int) -> Chain:
         blocks = tokens // PREFIX_BLOCK

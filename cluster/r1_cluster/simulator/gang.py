@@ -209,7 +209,10 @@ class Gang:
     def _admit(self) -> None:
         """Waiting jobs go to prefill while there are seats and KV for their prompts."""
         for index in self._busy:
-            prompts, cached = self.ranks[index].admit(self.steps)
+            rank = self.ranks[index]
+            while job := rank.seated(self.steps):
+                self._start(job, rank)
+            prompts, cached = rank.admit(self.steps)
             self.prompt_tokens += prompts
             self.cached_tokens += cached
 

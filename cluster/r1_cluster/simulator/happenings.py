@@ -7,17 +7,21 @@ from r1_cluster.routing.scaling import FleetDemand, ScalingState, decide
 from r1_cluster.simulator.agenda import Agenda, Kind
 from r1_cluster.simulator.desk import Desk
 from r1_cluster.simulator.events import Autoscaling, Scenario
+from r1_cluster.simulator.pools import PrefillPool, Sent
 from r1_cluster.simulator.units import Units
 
 
 class Happenings:
     """Raises PlanError where the scenario names a gang that the fleet does not have."""
 
-    def __init__(self, scenario: Scenario, units: Units, desk: Desk, agenda: Agenda) -> None:
+    def __init__(
+        self, scenario: Scenario, units: Units, desk: Desk, agenda: Agenda, prefill: PrefillPool | None = None
+    ) -> None:
         named = [f.gang for f in scenario.failures] + [d.gang for d in scenario.drains]
         if named and max(named) >= len(units.all):
             raise PlanError(f"gang {max(named)} cannot fail or drain: the fleet has {len(units.all)}, from 0")
         self._scenario, self._units, self._desk, self._agenda = scenario, units, desk, agenda
+        self._prefill = prefill
         self._coming: set[int] = set()  # gangs that are starting
         self._scaling = ScalingState()
 
@@ -52,8 +56,20 @@ class Happenings:
             self._coming.discard(which)
             self._units.attach(self._units.all[which])
             self._desk.pump()
+        elif self._prefill is not None and kind == Kind.PREFILL:
+            self._prefill.advance(which, now)
+        elif self._prefill is not None and kind == Kind.KV:
+            self._deliver(self._prefill.arrived(which))
         elif self._scenario.scaling is not None:
             self._scale(self._scenario.scaling)
+
+    def _deliver(self, sent: Sent) -> None:
+        """A prompt's KV is where it is to be decoded, unless that gang was lost meanwhile."""
+        if sent.lost:
+            self._desk.orphans.append(sent.job)
+            self._desk.pump()
+        else:
+            self._units.submit(sent.job, sent.unit, sent.rank)
 
     def _lose(self, which: int) -> bool:
         """What a gang had goes on elsewhere after the tokens so far. False: it was not there."""

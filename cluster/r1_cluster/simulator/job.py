@@ -23,6 +23,7 @@ class Job:
         "at",
         "base",
         "cached",
+        "delivered",
         "first_at",
         "gang",
         "generated",
@@ -51,6 +52,7 @@ class Job:
         self.first_at = self.answer_at = -1.0
         self.gang: Gang | None = None
         self.rank = -1
+        self.delivered = False  # its KV came from elsewhere
         self.ticket: Ticket
 
     def bound(self, budget: int, max_tokens: int) -> None:

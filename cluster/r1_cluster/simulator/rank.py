@@ -69,11 +69,13 @@ class Rank:
         prompts = cached = 0
         while self.waiting and self.seats < self.limits.max_num_seqs:
             job = self.waiting[0]
+            if job.delivered:
+                break
             held = job.prompt + job.generated
             if self.used(steps) + held > self.kv_tokens and self.seats:
                 break
             self.waiting.popleft()
-            job.cached = self._cached(job)
+            job.cached = self._found(job)
             job.to_prefill = max(1, held - job.cached)
             prompts += held
             cached += job.cached
@@ -81,6 +83,23 @@ class Rank:
             self.prefilling.append(job)
             self._trim(steps)
         return prompts, cached
+
+    def seated(self, steps: int) -> Job | None:
+        """The next waiting job whose KV came from a prefill pool, where there is room for it."""
+        if not self.waiting or not self.waiting[0].delivered or self.seats >= self.limits.max_num_seqs:
+            return None
+        job = self.waiting[0]
+        held = job.prompt + job.generated
+        if self.used(steps) + held > self.kv_tokens and self.seats:
+            return None
+        job.delivered = False
+        self.reserved += held
+        return self.waiting.popleft()
+
+    def release(self, job: Job, steps: int) -> None:
+        """A job's prompt is computed, and goes on elsewhere."""
+        self.reserved -= job.prompt + job.generated
+        self._remember(job, steps)
 
     def chunk(self) -> int:
         """Prompt tokens of the next step."""
@@ -121,12 +140,17 @@ class Rank:
         del self.running[job.number]
         self.context -= job.prompt + job.generated
 
-    def _cached(self, job: Job) -> int:
+    def cached(self, job: Job) -> int:
+        """Tokens of its prompt that the prefix cache holds."""
         group, tokens = job.prefix
         held = self._cache.get(group, 0) if tokens and self.limits.prefix_caching else 0
-        if held:
-            self._cache.move_to_end(group)
         return min(held, tokens, job.prompt - 1) // BLOCK * BLOCK
+
+    def _found(self, job: Job) -> int:
+        """As ``cached``, which keeps it from being forgotten."""
+        if job.prefix[0] in self._cache:
+            self._cache.move_to_end(job.prefix[0])
+        return self.cached(job)
 
     def _remember(self, job: Job, steps: int) -> None:
         group, tokens = job.prefix

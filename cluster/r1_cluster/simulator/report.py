@@ -13,7 +13,7 @@ from r1_cluster.workload import Workload
 @dataclass(frozen=True, slots=True, eq=False)
 class Report:
     """``window``: output tokens and seconds between the arrivals of a fifth of the requests and of the last one, where
-    the fleet neither fills nor empties. ``gpus``: at the start; ``gpu_seconds``: of all while they were up."""
+    ``gpus``: at the start;: at the start; ``gpu_seconds``: of all while they were up."""
 
     plan: Plan
     workload: Workload
@@ -27,6 +27,7 @@ class Report:
     preemptions: int
     prompt_tokens: int
     cached_tokens: int
+    prefill_busy: float | None = None
 
     @property
     def throughput(self) -> float:
@@ -78,6 +79,7 @@ class Report:
             "prompt_tokens": self.prompt_tokens,
             "cached_prompt_share": round(self.cached_tokens / self.prompt_tokens, 6) if self.prompt_tokens else 0.0,
             "preemptions": self.preemptions,
+            **({} if self.prefill_busy is None else {"prefill_busy": round(self.prefill_busy, 4)}),
             "moved": m.moved,
             "simulated_seconds": round(self.simulated_seconds, 6),
             "wall_seconds": round(wall_seconds, 3),

@@ -10,6 +10,7 @@ import heapq
 import math
 from collections.abc import Callable
 
+from r1_cluster.perf.step import Speculation
 from r1_cluster.plan import Plan, PlanError
 from r1_cluster.routing import policy
 from r1_cluster.routing.admission import Rules
@@ -24,9 +25,10 @@ from r1_cluster.simulator.events import Scenario
 from r1_cluster.simulator.happenings import Happenings
 from r1_cluster.simulator.job import Job
 from r1_cluster.simulator.metrics import Metrics
+from r1_cluster.simulator.pools import PrefillPool
 from r1_cluster.simulator.report import Report
 from r1_cluster.simulator.stream import jobs_of
-from r1_cluster.simulator.units import Units, units_of
+from r1_cluster.simulator.units import Units, limits_of, units_of
 from r1_cluster.workload import Closed, Workload
 
 WINDOW_FROM = 0.2  # the share of requests after which the measured window begins
@@ -43,7 +45,7 @@ class Simulation:
 
     ``refresh_s``: how old the router's forecasts may get; live a second, here by default 10 s in larger fleets.
     ``judged``: numbers of the requests whose times count. ``policy_name``: or a YAML file; ``chooser`` goes before it.
-    Raises PlanError, PolicyError.
+    ``speculation``: drafts a step and their acceptance, the same for all requests. Raises PlanError, PolicyError.
     """
 
     def __init__(
@@ -61,16 +63,20 @@ class Simulation:
         refresh_s: float | None = None,
         tenants: dict[str, Tenant] | None = None,
         judged: range = EVERY,
+        speculation: Speculation | None = None,
     ) -> None:
-        if any(pool.role != "unified" for pool in plan.pools):
-            raise PlanError(f"plan {plan.name}: separate prefill and decode pools are not simulated yet")
+        if plan.separate and (profile or (scenario and scenario.scaling)):
+            raise PlanError(
+                f"plan {plan.name}: prefill and decode pools are simulated neither with a profile nor with autoscaling"
+            )
         self.plan, self.workload, self.requests, self.seed = plan, workload, requests, seed
         self.scenario = scenario or Scenario()
         self.metrics = Metrics(self.scenario.slo, every=max(1, requests // 256), judged=judged)
         self._window = min(requests - 1, max(judged.start, int(requests * WINDOW_FROM)))
         self._agenda = Agenda()
         most = self.scenario.scaling.rules.max_gangs if self.scenario.scaling else 0
-        units = units_of(plan, self._agenda, gangs=gangs, most=most, profile=profile)
+        units = units_of(plan, self._agenda, gangs=gangs, most=most, profile=profile, speculation=speculation)
+        self._prefill = PrefillPool(plan, self._agenda, limits_of(plan), gangs=gangs) if plan.separate else None
         ranks = sum(len(unit.gang.ranks) for unit in units)
         self.refresh_s = refresh_s or (1.0 if ranks <= REFRESHED_AS_LIVE else 10.0)
         limits = plan.limits
@@ -87,8 +93,10 @@ class Simulation:
         )
         waiting = limits.max_waiting_requests
         self._units = Units(units, self.dispatcher, self._agenda, max_waiting_requests=waiting)
-        self._desk = Desk(plan, workload, tenants or {}, self.dispatcher, self._units, self._agenda, self.metrics)
-        self._happenings = Happenings(self.scenario, self._units, self._desk, self._agenda)
+        self._desk = Desk(
+            plan, workload, tenants or {}, self.dispatcher, self._units, self._agenda, self.metrics, self._prefill
+        )
+        self._happenings = Happenings(self.scenario, self._units, self._desk, self._agenda, self._prefill)
         self._tokens_at_window: tuple[float, int] | None = None
         self._tokens_at_last: tuple[float, int] | None = None
 
@@ -172,18 +180,21 @@ class Simulation:
         if self._tokens_at_window and self._tokens_at_last:
             (t0, n0), (t1, n1) = self._tokens_at_window, self._tokens_at_last
             window = (n1 - n0, t1 - t0)
-        gangs = [unit.gang for unit in self._units.all]
+        gangs, prefill = [unit.gang for unit in self._units.all], self._prefill
+        now, more = self._agenda.now, prefill.gpus if prefill else 0
+        prefilling = [*gangs, *(prefill.gangs if prefill else ())]
         return Report(
             plan=self.plan,
             workload=self.workload,
             seed=self.seed,
             requests=self.requests,
-            gpus=sum(unit.gpus for unit in self._units.all if unit.begins),
-            gpu_seconds=self._units.gpu_seconds(),
-            simulated_seconds=self._agenda.now,
+            gpus=sum(unit.gpus for unit in self._units.all if unit.begins) + more,
+            gpu_seconds=self._units.gpu_seconds() + more * now,
+            simulated_seconds=now,
             metrics=self.metrics,
             window=window,
             preemptions=sum(gang.preemptions for gang in gangs),
-            prompt_tokens=sum(gang.prompt_tokens for gang in gangs),
-            cached_tokens=sum(gang.cached_tokens for gang in gangs),
+            prompt_tokens=sum(gang.prompt_tokens for gang in prefilling),
+            cached_tokens=sum(gang.cached_tokens for gang in prefilling),
+            prefill_busy=prefill.busy_seconds / (now * len(prefill.gangs)) if prefill and now else None,
         )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from r1_cluster.perf.step import Speculation
 from r1_cluster.plan import Plan
 from r1_cluster.routing import RankView
 from r1_cluster.routing.dispatcher import Dispatcher
@@ -30,16 +31,28 @@ class Unit:
     draining: bool = False
 
 
-def units_of(
-    plan: Plan, agenda: Agenda, *, gangs: int | None = None, most: int = 0, profile: Linear | None = None
-) -> list[Unit]:
-    """``gangs`` of each pool, by default the plan's number, and as many more as autoscaling may add up to ``most``.
-    Raises PlanError."""
+def limits_of(plan: Plan) -> Limits:
     engine = plan.engine
-    limits = Limits(engine.max_num_seqs, engine.max_num_batched_tokens, engine.enable_prefix_caching)
+    return Limits(engine.max_num_seqs, engine.max_num_batched_tokens, engine.enable_prefix_caching)
+
+
+def units_of(
+    plan: Plan,
+    agenda: Agenda,
+    *,
+    gangs: int | None = None,
+    most: int = 0,
+    profile: Linear | None = None,
+    speculation: Speculation | None = None,
+) -> list[Unit]:
+    """``gangs`` of each pool that decodes, by default the plan's number, and as many more as autoscaling may add up to
+    ``most``. Raises PlanError."""
+    limits = limits_of(plan)
     units: list[Unit] = []
     for pool in plan.pools:
-        costs = costs_of(plan, pool, profile)
+        if pool.role == "prefill":
+            continue
+        costs = costs_of(plan, pool, profile, speculation=speculation)
         count = pool.gangs if gangs is None else gangs
         for index in range(max(count, most)):
             gang = Gang(f"{pool.name}-{index}", pool.layout.data_parallel_size, costs, limits, lambda: agenda.now)

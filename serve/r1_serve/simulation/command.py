@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from r1_cluster.perf.constants import fitted
+from r1_cluster.perf.step import Speculation
 from r1_cluster.plan import Plan
 from r1_cluster.routing.scaling import ScalingRules
 from r1_cluster.simulator import Autoscaling, Failure, Linear, Report, Scenario, Simulation, SimulationError
@@ -37,6 +39,10 @@ def command(
     refresh: Annotated[
         float | None, typer.Option(help="seconds a router's KV forecast may be old; live 1, here 5 above 32 ranks")
     ] = None,
+    drafts: Annotated[int, typer.Option(min=0, max=8, help="tokens drafted a step by R1's prediction layer")] = 0,
+    acceptance: Annotated[
+        float, typer.Option(help="of a drafted token, if those before it were accepted")
+    ] = fitted().serving.acceptance,
     report: Annotated[Path | None, typer.Option(help="write index.html, report.md and report.json here")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
 ) -> None:
@@ -45,6 +51,8 @@ def command(
     for name, value in (("--rate", rate), ("--refresh", refresh)):
         if value is not None and not 0 < value < float("inf"):
             raise SimulationError(f"{name} is {value}: give a number above 0")
+    if not 0 <= acceptance <= 1:
+        raise SimulationError(f"--acceptance is {acceptance}: give a share from 0 to 1")
     loaded = load(workload).budgeted(budget).at_rate(rate)
     measured: Linear | None = load_profile(profile) if profile else None
     simulation = Simulation(
@@ -59,6 +67,7 @@ def command(
         profile=measured,
         policy_name=routing,
         refresh_s=refresh,
+        speculation=Speculation(drafts, acceptance) if drafts else None,
     )
     result = _run(simulation, requests, quiet=as_json)
     wall = time.perf_counter() - begun

@@ -55,8 +55,13 @@ def facts(told: dict[str, Any]) -> list[tuple[str, str]]:
         ("prompts cached", f"{told['cached_prompt_share']:.0%}"),
         ("thoughts cut by a budget", f"{told['thoughts_cut']:.1%}"),
         ("moved after a failure", f"{told['moved']:,}"),
+        *((("prefill pool", pools(told["prefill_busy"])),) if "prefill_busy" in told else ()),
         ("simulated", f"{told['simulated_seconds']:,.0f} s in {told['wall_seconds']:.1f} s"),
     ]
+
+
+def pools(busy: float) -> str:
+    return f"busy {busy:.0%} of the time. Planned, not served yet: r1 serve runs unified pools"
 
 
 def title(report: Report) -> str:

@@ -8,6 +8,8 @@ from r1_cluster.simulator import Report
 from rich.console import Console
 from rich.table import Table
 
+from r1_serve.simulation.pages import pools
+
 
 def show(report: Report, wall_seconds: float, console: Console, folder: Path | None = None) -> None:
     told = report.as_dict(wall_seconds)
@@ -41,6 +43,8 @@ def show(report: Report, wall_seconds: float, console: Console, folder: Path | N
         f"{told['thoughts_cut']:.1%} of thoughts cut by a budget"
         + (f", {told['moved']:,} moved after failures" if told["moved"] else "")
     )
+    if report.prefill_busy is not None:
+        console.print(f"[yellow]prefill pool {pools(report.prefill_busy)}[/]")
     lost = [f"{count:,} {reason}" for reason, count in told["refused"].items()]
     if told["unfinished"]:
         lost.append(f"{told['unfinished']:,} unfinished")

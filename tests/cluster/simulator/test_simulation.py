@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from r1_cluster.catalog import gpu, model
 from r1_cluster.perf.layout import Split
-from r1_cluster.perf.step import Engine
+from r1_cluster.perf.step import Engine, Speculation
 from r1_cluster.plan import Plan, PlanError
 from r1_cluster.routing.scaling import ScalingRules
 from r1_cluster.simulator import Autoscaling, Drain, Failure, Linear, Report, Scenario, Simulation, Slo
@@ -70,6 +70,21 @@ def test_a_lone_request_takes_what_the_performance_model_says() -> None:
     assert report.metrics.tpot.mean == pytest.approx(engine.decode_seconds(1, 1500), rel=0.03)
     expected = engine.prefill_seconds(1000) + engine.overheads.ttft
     assert report.metrics.ttft.mean == pytest.approx(expected, rel=0.15)
+
+
+@pytest.mark.parametrize("drafts", [1, 2])
+def test_a_lone_request_with_drafts_takes_what_the_performance_model_says(drafts: int) -> None:
+    speculation = Speculation(drafts, 0.8)
+    alone = fixed(1000, 500, 500, Poisson(rate=0.001))
+    report = simulated(workload=alone, rate=None, requests=5, speculation=speculation)
+    engine = Engine.of(model("deepseek-r1"), gpu("H200"), Split(tensor=8, expert=8), "vllm")
+    assert report.metrics.tpot.mean == pytest.approx(engine.decode_seconds(1, 1500, speculation), rel=0.03)
+    assert report.metrics.output_tokens == 5 * 1000
+
+
+def test_drafts_are_refused_where_nothing_says_what_they_cost() -> None:
+    with pytest.raises(PlanError, match="leave --drafts out"):
+        Simulation(Plan.load("nano-tp1"), load("chat"), requests=1, speculation=Speculation(1, 0.8))
 
 
 def test_a_closed_loop_obeys_littles_law() -> None:

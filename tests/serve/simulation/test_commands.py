@@ -80,6 +80,23 @@ def test_people_get_a_table_and_a_page_that_needs_no_network(r1: Any, plan: str,
     assert (folder / "report.md").read_text().startswith("# small (8 x H200, 1 x TP8xEP8) under math")
 
 
+def test_drafts_make_answers_come_sooner(r1: Any, plan: str) -> None:
+    words = ("simulate", "--plan", plan, "--requests", "60", "--rate", "1", "--json")
+    plain, drafted = (json.loads(r1(*words, *more)[1]) for more in ((), ("--drafts", "1", "--acceptance", "0.9")))
+    assert drafted["tpot"]["mean"] < 0.8 * plain["tpot"]["mean"]
+
+
+def test_pools_are_said_to_be_planned_and_not_served_yet(r1: Any, plan: str, tmp_path: Path) -> None:
+    path = Path(plan)
+    pool = "{name: prefill, role: prefill, layout: {tensor_parallel_size: 8}}, {name: decode, role: decode, layout"
+    path.write_text(PLAN.replace("{layout", pool))
+    folder = tmp_path / "out"
+    _, out, _ = r1("simulate", "--plan", plan, "--requests", "40", "--rate", "1", "--report", str(folder))
+    assert "not served yet" in out
+    assert "not served yet" in (folder / "index.html").read_text()
+    assert json.loads((folder / "report.json").read_text())["gpus"] == 16
+
+
 def test_a_shipped_nano_plan_is_simulated_as_well(r1: Any) -> None:
     code, out, _ = r1("simulate", "--plan", "nano-tp1", "--workload", "math", "--requests", "20", "--json")
     assert code == 0
