@@ -123,6 +123,8 @@ def test_capacity_finds_where_the_service_level_breaks_and_what_a_budget_is_wort
         (("simulate", "--plan", "PLAN", "--workload", "chess"), "no workload 'chess'"),
         (("simulate", "--plan", "PLAN", "--rate", "0"), "--rate is 0.0: give a number above 0"),
         (("simulate", "--plan", "PLAN", "--rate", "nan"), "--rate is nan"),
+        (("simulate", "--plan", "PLAN", "--drafts", "1", "--acceptance", "2"), "--acceptance is 2.0"),
+        (("simulate", "--plan", "nano-tp1", "--drafts", "1"), "leave --drafts out"),
         (("simulate", "--plan", "PLAN", "--slo", "speed=1"), "slo 'speed=1'"),
         (("simulate", "--plan", "PLAN", "--slo", "ttft=1,ttft=2"), "slo names ttft twice"),
         (("simulate", "--plan", "PLAN", "--routing", "luck"), "no routing policy 'luck'"),
