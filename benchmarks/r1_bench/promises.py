@@ -57,7 +57,7 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         "# What plans promise, and what the simulator does with them",
         "",
-        f"`{environment['command']}` on {environment['date']}, Python {environment['versions']['python']}. DeepSeek-R1.",
+        f"`{environment['command']}` on {environment['date']}, DeepSeek-R1.",
         "A load of 1 is the most requests/s at which the plan says it holds its service level. Planned / simulated;",
         "simulated times are those of requests that meet a full fleet. Nothing here is measured on GPUs.",
         "",

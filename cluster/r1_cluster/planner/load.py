@@ -32,7 +32,7 @@ MARGIN = 0.07  # on TPOT's p95, and
 CLUMPED = (
     0.03  # on TPOT for each squared variation of arrivals above Poisson's: what the simulator shows beyond the sums
 )
-BATCHES = 0.7  # on TTFT's p95 where prompts share whole steps of a prefill pool, times its load: likewise
+BATCHES = 0.9  # on TTFT's p95 where prompts share whole steps of a prefill pool, times its load: likewise
 WIDEST = 0.9  # spread of prompts that is counted with, a share of their mean
 GRAPHED = 512  # sequences of a rank that vLLM captures CUDA graphs for by default
 

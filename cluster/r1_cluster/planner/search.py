@@ -94,8 +94,9 @@ def search(
 
 
 def rank(found: Iterable[Candidate], objective: Objective, *, smallest: bool = False) -> list[Candidate]:
-    """Best first. Those within ``TIE`` of the best count as equal: then fewer GPUs, a full-precision KV cache, and a
-    smaller gang, which loses less when a GPU dies, go first."""
+    """Best first. Those within ``TIE`` of the best count as equal: then fewer GPUs, a full-precision KV cache, a
+    smaller gang, which loses less when a GPU dies, and less tensor parallelism, which holds KV more than once, go
+    first."""
     key: dict[Objective, Callable[[Candidate], float]] = {
         Objective.THROUGHPUT: lambda each: 1 / each.most.tokens_per_second,
         Objective.LATENCY: lambda each: each.at.ttfa_p95,
@@ -111,8 +112,8 @@ def rank(found: Iterable[Candidate], objective: Objective, *, smallest: bool = F
     return tied + ranked[len(tied) :]
 
 
-def _plainness(engine: Engine) -> tuple[bool, int]:
-    return engine.kv_dtype == "fp8", engine.split.gpus
+def _plainness(engine: Engine) -> tuple[bool, int, int]:
+    return engine.kv_dtype == "fp8", engine.split.gpus, engine.split.tensor
 
 
 def at_rate(candidate: Candidate, rate: float) -> Point:
