@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from r1_cluster.perf.constants import unmeasured
 from r1_cluster.plan import Plan
 from r1_cluster.planner.request import seconds
 from r1_cluster.simulator import SimulationError
@@ -20,7 +19,7 @@ from r1_cluster.workload import load
 from rich.console import Console
 from rich.table import Table
 
-from r1_serve.simulation.pages import STYLE
+from r1_serve.simulation.pages import STYLE, about_gpus
 from r1_serve.simulation.svg import plot
 
 HEADS = ("plan", "GPUs", "budget", "requests/s", "tokens/s/GPU", "TTFT", "TTFA", "TPOT", "GPU s an answer", "cost")
@@ -80,12 +79,6 @@ def command(
     console.print(table)
     if report is not None:
         console.print(f"report: {report / 'capacity.html'}")
-
-
-def about_gpus(plans: list[Plan]) -> list[str]:
-    """What has to be said of GPUs on which nothing was measured."""
-    names = dict.fromkeys(plan.fleet.accelerator for plan in plans if plan.fleet.accelerator != "cpu")
-    return [note for name in names if (note := unmeasured(name))]
 
 
 def _rows(told: dict[str, Any]) -> list[list[str]]:

@@ -7,6 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from r1_cluster.perf.constants import unmeasured
+from r1_cluster.plan import Plan
 from r1_cluster.simulator import Report, SimulationError
 
 from r1_serve.simulation.svg import plot
@@ -48,7 +50,10 @@ def facts(told: dict[str, Any]) -> list[tuple[str, str]]:
         lost.append(f"{told['unfinished']:,} unfinished")
     return [
         ("throughput", f"{told['throughput']:,.0f} output tokens/s, {told['throughput_per_gpu']:,.0f} a GPU"),
-        ("served", f"{served} requests, {told['requests_per_second']:.3g} a second"),
+        (
+            "served",
+            f"{served} requests, {told['requests_per_second']:.3g} a second, the fleet's filling and emptying included",
+        ),
         ("not served", ", ".join(lost) or "none"),
         ("goodput", f"{told['goodput']:.3g} requests/s: {told['good_share']:.1%} within {slo}"),
         ("preemptions", f"{told['preemptions']:,}"),
@@ -66,8 +71,18 @@ def pools(busy: float) -> str:
 
 def title(report: Report) -> str:
     plan = report.plan
-    pools = ", ".join(f"{pool.gangs} x {pool.layout}" for pool in plan.pools)
-    return f"{plan.name} ({report.gpus} x {plan.fleet.accelerator}, {pools}) under {report.workload.name}"
+    parts = ", ".join(f"{pool.gangs} x {pool.layout} {pool.role * plan.separate}".strip() for pool in plan.pools)
+    return f"{plan.name} ({report.gpus} x {plan.fleet.accelerator}, {parts}) under {report.workload.name}"
+
+
+def notes(report: Report) -> list[str]:
+    return [*report.workload.notes, *about_gpus([report.plan])]
+
+
+def about_gpus(plans: list[Plan]) -> list[str]:
+    """What has to be said of GPUs on which nothing was measured."""
+    names = dict.fromkeys(plan.fleet.accelerator for plan in plans if plan.fleet.accelerator != "cpu")
+    return [note for name in names if (note := unmeasured(name))]
 
 
 def markdown(report: Report, told: dict[str, Any]) -> str:
@@ -75,7 +90,7 @@ def markdown(report: Report, told: dict[str, Any]) -> str:
     lines += [f"| {name} | {value} |" for name, value in facts(told)]
     lines += ["", f"| | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
     lines += [f"| {label}, {unit} | {' | '.join(_cells(told[key], scale))} |" for key, label, scale, unit in ROWS]
-    return "\n".join([*lines, "", *(f"- {note}" for note in report.workload.notes), ""])
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes(report)), ""])
 
 
 def html(report: Report, told: dict[str, Any]) -> str:
@@ -106,13 +121,13 @@ def html(report: Report, told: dict[str, Any]) -> str:
         f"<tr><td>{escape(label)}, {unit}</td>{''.join(f'<td>{c}</td>' for c in _cells(told[key], scale))}</tr>"
         for key, label, scale, unit in ROWS
     )
-    notes = "".join(f"<li>{escape(note)}</li>" for note in report.workload.notes)
+    told_of = "".join(f"<li>{escape(note)}</li>" for note in notes(report))
     plan = escape(report.plan.to_yaml())
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title(report))}</title>'
         f"<style>{STYLE}</style><h1>{escape(title(report))}</h1><pre>{escape(told['command'])}</pre>"
         f"<table>{named}</table><h2>Times</h2><table><tr><th></th>{head}</tr>{times}</table>{plots}"
-        f"<h2>Workload</h2><ul>{notes}</ul><details><summary>Plan</summary><pre>{plan}</pre></details></html>\n"
+        f"<h2>Where the numbers come from</h2><ul>{told_of}</ul><details><summary>Plan</summary><pre>{plan}</pre></details></html>\n"
     )
 
 

@@ -80,6 +80,14 @@ def test_people_get_a_table_and_a_page_that_needs_no_network(r1: Any, plan: str,
     assert (folder / "report.md").read_text().startswith("# small (8 x H200, 1 x TP8xEP8) under math")
 
 
+def test_a_gpu_on_which_nothing_was_measured_is_said_to_be_extrapolated(r1: Any, plan: str, tmp_path: Path) -> None:
+    Path(plan).write_text(PLAN.replace("H200", "GB200"))
+    few = ("--plan", plan, "--requests", "100", "--report", str(tmp_path))
+    assert r1("simulate", *few, "--rate", "1")[0] == r1("capacity", *few)[0] == 0
+    for name in ("index.html", "report.md", "capacity.html", "capacity.md"):
+        assert "nothing was measured on GB200" in (tmp_path / name).read_text(), name
+
+
 def test_drafts_make_answers_come_sooner(r1: Any, plan: str) -> None:
     words = ("simulate", "--plan", plan, "--requests", "60", "--rate", "1", "--json")
     plain, drafted = (json.loads(r1(*words, *more)[1]) for more in ((), ("--drafts", "1", "--acceptance", "0.9")))
