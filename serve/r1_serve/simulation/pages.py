@@ -127,7 +127,8 @@ def html(report: Report, told: dict[str, Any]) -> str:
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title(report))}</title>'
         f"<style>{STYLE}</style><h1>{escape(title(report))}</h1><pre>{escape(told['command'])}</pre>"
         f"<table>{named}</table><h2>Times</h2><table><tr><th></th>{head}</tr>{times}</table>{plots}"
-        f"<h2>Where the numbers come from</h2><ul>{told_of}</ul><details><summary>Plan</summary><pre>{plan}</pre></details></html>\n"
+        f"<h2>Where the numbers come from</h2><ul>{told_of}</ul>"
+        f"<details><summary>Plan</summary><pre>{plan}</pre></details></html>\n"
     )
 
 
