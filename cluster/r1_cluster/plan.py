@@ -15,7 +15,7 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from r1_cluster.reading import read_yaml
+from r1_cluster.reading import read_text, read_yaml
 from r1_cluster.routing.budget import BudgetRules
 
 PLANS = Path(__file__).parent / "plans"
@@ -250,7 +250,8 @@ class Plan(_Frozen):
             path = PLANS / f"{name_or_path}.yaml"
         if not path.is_file():
             raise PlanError(f"no plan {name_or_path!r}: shipped plans are {', '.join(shipped())}, or give a .yaml file")
-        return cls.from_yaml(path.read_text(encoding="utf-8"), source=str(name_or_path))
+        source = str(name_or_path)
+        return cls.from_yaml(read_text(path, source=source, error=PlanError), source)
 
 
 def shipped() -> tuple[str, ...]:

@@ -16,18 +16,13 @@ from typing import Any, Protocol
 
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.tracing import Tracing
+from r1_serve.workers.load import RankLoad
+from r1_serve.workers.translate import delta, engine_request, is_refusal
 
 logger = logging.getLogger(__name__)
 
 ENGINE_DEAD = "the engine stopped; its gang restarts"
 LEAVING = "this rank is leaving; go on elsewhere"
-
-_FINISH = {
-    "stop": pb.FINISH_STOP,
-    "length": pb.FINISH_LENGTH,
-    "abort": pb.FINISH_ABORT,
-    "error": pb.FINISH_ERROR,
-}
 
 
 class Engine(Protocol):
@@ -66,7 +61,6 @@ class Generations:
         tracing: Tracing | None = None,
         hello: pb.Hello | None = None,
     ) -> None:
-        self._clock = clock
         self._tracing = tracing
         self.hello = hello  # who this rank is, for traces
         self._live: dict[tuple[Outbox, int], _Live] = {}
@@ -74,8 +68,7 @@ class Generations:
         self._outboxes: list[Outbox] = []
         self._engine: Engine | None = None
         self._sequence = 0
-        self._last_step: float | None = None
-        self._load = pb.Load()
+        self._load = RankLoad(clock)
         self._idle = asyncio.Event()
         self.draining = False
         self.kv_snapshot: Callable[[], pb.KvChange] | None = None  # where the engine tells what its cache holds
@@ -130,7 +123,7 @@ class Generations:
             )
         except Exception as e:
             self._forget(key)
-            rejected = _is_refusal(e)
+            rejected = is_refusal(e)
             self._end_span(live, pb.Delta(finish=pb.FINISH_REJECTED if rejected else pb.FINISH_ERROR))
             # Not its text, which may quote the request.
             logger.log(logging.INFO if rejected else logging.ERROR, "request not started: %s", type(e).__name__)
@@ -148,7 +141,7 @@ class Generations:
     def step(self, scheduler_stats: Any, iteration_stats: Any) -> None:
         """vLLM's step hook: send each router the new tokens of its requests and the load after the step."""
         if scheduler_stats is not None:
-            self._measure(scheduler_stats, iteration_stats)
+            self._load.step(scheduler_stats, iteration_stats)
         deltas: dict[Outbox, list[pb.Delta]] = {}
         for key, live in list(self._live.items()):
             if live.collector is None:
@@ -157,16 +150,17 @@ class Generations:
                 output = live.collector.get_nowait()
             except Exception as e:
                 logger.error("request failed in the engine: %s", type(e).__name__)
-                delta = pb.Delta(request_id=live.request_id, finish=pb.FINISH_ERROR, error=ENGINE_DEAD)
+                brought = pb.Delta(request_id=live.request_id, finish=pb.FINISH_ERROR, error=ENGINE_DEAD)
             else:
                 if output is None:
                     continue
-                delta = _delta(live, output)
-            live.tokens += len(delta.token_ids)
-            if delta.finish != pb.FINISH_NONE:
+                brought = delta(live.request_id, output, first=not live.started)
+                live.started = True
+            live.tokens += len(brought.token_ids)
+            if brought.finish != pb.FINISH_NONE:
                 self._forget(key)
-                self._end_span(live, delta)
-            deltas.setdefault(live.outbox, []).append(delta)
+                self._end_span(live, brought)
+            deltas.setdefault(live.outbox, []).append(brought)
         for outbox, found in deltas.items():
             outbox.send(self._frame(found))
 
@@ -225,7 +219,7 @@ class Generations:
         while True:
             await asyncio.sleep(interval_s)
             if not self._live:
-                self._last_step = None
+                self._load.rest()
             self.announce()
 
     def announce(self) -> None:
@@ -237,75 +231,7 @@ class Generations:
             self._tracing.generated(live.span, last, live.tokens)
 
     def _frame(self, deltas: list[pb.Delta], kv: pb.KvChange | None = None) -> pb.Frame:
-        return pb.Frame(deltas=deltas, load=self._load, draining=self.draining, kv=kv)
+        return pb.Frame(deltas=deltas, load=self._load.now, draining=self.draining, kv=kv)
 
     def _refuse(self, outbox: Outbox, request_id: int, finish: pb.FinishReason, error: str) -> None:
         outbox.send(self._frame([pb.Delta(request_id=request_id, finish=finish, error=error)]))
-
-    def _measure(self, scheduler: Any, iteration: Any) -> None:
-        now, load = self._clock(), self._load
-        running = int(scheduler.num_running_reqs)
-        if self._last_step is not None:
-            load.step_time_us = round((now - self._last_step) * 1e6)
-        # The time since an idle rank's last step is not a step.
-        self._last_step = now if running else None
-        load.running = running
-        load.waiting = int(scheduler.num_waiting_reqs + scheduler.num_skipped_waiting_reqs)
-        load.kv_usage = float(scheduler.kv_cache_usage)
-        if iteration is not None:
-            load.preemptions_total += int(iteration.num_preempted_reqs)
-            load.generation_tokens_total += int(iteration.num_generation_tokens)
-            load.prompt_tokens_total += int(iteration.prompt_token_stats.computed)
-        cached = scheduler.prefix_cache_stats
-        if cached is not None:
-            load.prefix_queries_total += int(cached.queries)
-            load.prefix_hits_total += int(cached.hits)
-
-
-def _delta(live: _Live, output: Any) -> pb.Delta:
-    completion = output.outputs[0]
-    delta = pb.Delta(request_id=live.request_id, token_ids=completion.token_ids)
-    if not live.started:
-        live.started = True
-        delta.cached_tokens = max(0, output.num_cached_tokens or 0)
-        times = output.metrics
-        if times is not None and times.scheduled_ts:
-            delta.queue_time_us = max(0, int((times.scheduled_ts - times.queued_ts) * 1e6))
-    if output.finished:
-        delta.finish = _FINISH.get(str(completion.finish_reason), pb.FINISH_ERROR)
-        if delta.finish == pb.FINISH_ERROR:
-            delta.error = "the engine could not go on with this request"
-    return delta
-
-
-def _is_refusal(e: Exception) -> bool:
-    """Whether vLLM refuses this request, as it would anywhere; else the trouble is the engine's own."""
-    from vllm.exceptions import VLLMClientError
-
-    return isinstance(e, (ValueError, VLLMClientError))
-
-
-def engine_request(submit: pb.Submit) -> tuple[Any, Any]:
-    """vLLM's prompt and sampling parameters. Raises vLLM's VLLMValidationError where it refuses a value."""
-    from vllm import SamplingParams
-    from vllm.inputs.engine import tokens_input
-    from vllm.sampling_params import RequestOutputKind
-
-    asked = submit.sampling
-    params = SamplingParams(
-        temperature=asked.temperature,
-        top_p=asked.top_p,
-        top_k=asked.top_k,
-        min_p=asked.min_p,
-        presence_penalty=asked.presence_penalty,
-        frequency_penalty=asked.frequency_penalty,
-        repetition_penalty=asked.repetition_penalty,
-        seed=asked.seed if asked.HasField("seed") else None,
-        max_tokens=asked.max_tokens,
-        min_tokens=asked.min_tokens,
-        stop_token_ids=list(asked.stop_token_ids),
-        ignore_eos=asked.ignore_eos,
-        detokenize=False,
-        output_kind=RequestOutputKind.DELTA,
-    )
-    return tokens_input(list(submit.prompt_token_ids), cache_salt=submit.cache_salt or None), params
