@@ -28,9 +28,9 @@ _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)  # loaded before a fork needs it
 
 
-def _end_with_parent() -> None:
-    """In the child, before the command: the kernel sends it SIGTERM when we die. A rehearsal started by hand has none
-    of this, and outlives its shell under nohup."""
+def end_with_parent() -> None:
+    """``preexec_fn`` of a child that the kernel shall send SIGTERM when the thread that started it dies, and so when we
+    are killed. A rehearsal started by hand has none of this, and outlives its shell under nohup."""
     if sys.platform == "linux":
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
@@ -74,7 +74,7 @@ def fleet(plan: str, folder: Path | None = None, settings: Mapping[str, str] | N
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=end_with_parent,
                 env={**os.environ, **(settings or {})},
             )
         try:

@@ -1,6 +1,6 @@
 """The same held-out problems, greedily, on every shipped layout and in transformers: same answers, same accuracy?
 
-`python -m r1_bench.topology` starts each layout in turn, asks, compares, and writes benchmarks/results/topology_cpu_*.
+`python -m r1_bench.topology` starts each layout in turn, asks and compares; `--write` keeps the result.
 """
 
 from __future__ import annotations
@@ -126,6 +126,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plans", nargs="*", default=[name for name in shipped() if name.startswith("nano")])
+    parser.add_argument("--write", action="store_true", help="write benchmarks/results/topology_cpu_*")
     args = parser.parse_args()
     problems = held_out(args.n, args.seed)
     questions = [problem.question for problem in problems]
@@ -149,7 +150,9 @@ def main() -> None:
         last = rows[-1]
         print(f"{plan}: {last['accuracy']:.1%}, {last['same_as_transformers']} of {args.n} as {REFERENCE}", flush=True)
     result = {"environment": results.environment(), "problems": args.n, "seed": args.seed, "rows": rows}
-    print(results.write("topology_cpu", result, table(result)))
+    print(table(result))
+    if args.write:
+        print(results.write("topology_cpu", result, table(result)))
 
 
 if __name__ == "__main__":

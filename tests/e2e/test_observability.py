@@ -22,7 +22,7 @@ import httpx
 import psutil
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
-from r1_bench.fleet import Fleet, fleet
+from r1_bench.fleet import Fleet, end_with_parent, fleet
 from r1_bench.topology import ask_all
 from r1_cluster.plan import Plan, Predicted
 from r1_serve.nano.tasks import held_out
@@ -119,7 +119,7 @@ def scraping(folder: Path, *ports: int) -> subprocess.Popen[bytes]:
     command = ["prometheus", f"--config.file={folder / 'prometheus.yaml'}", f"--storage.tsdb.path={folder / 'data'}"]
     command += [f"--web.listen-address=127.0.0.1:{ports[0]}"]
     with (folder / "prometheus.log").open("wb") as log:
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, preexec_fn=end_with_parent)
 
 
 @pytest.fixture(scope="module")

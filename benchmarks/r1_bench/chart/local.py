@@ -21,6 +21,7 @@ import httpx
 import yaml
 
 from r1_bench.chart.render import RELEASE, Rendered, Value, merge, render
+from r1_bench.fleet import end_with_parent
 
 LOOPBACK = "127.0.0.1"
 
@@ -144,7 +145,9 @@ class Local:
     def _run(self, part: str, command: list[str]) -> subprocess.Popen[bytes]:
         environment, command = self._prepared(part, command)
         with (self.folder / f"{part}.log").open("wb") as log:
-            return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen(  # never outlives us
+                command, env=environment, stdout=log, stderr=log, start_new_session=True, preexec_fn=end_with_parent
+            )
 
     def _complete(self, part: str, command: list[str]) -> subprocess.CompletedProcess[str]:
         environment, command = self._prepared(part, command)

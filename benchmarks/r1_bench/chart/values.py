@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from r1_cluster.plan import Plan
 
-Quantity = str | float
 Resources = dict[Literal["requests", "limits", "claims"], Any]
 Object = dict[str, Any]  # Kubernetes' own: validated by the API server
 Objects = list[Object]

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 THOUGHT_TOKENS = 8192
-MAX_THOUGHTS = 24  # of a kind: the quick tests stay quick
+MAX_THOUGHTS = 16  # of a kind: the quick tests stay quick
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_thought_of_real_text_is_called_a_loop(kind: str, tokenizer: Tokenizer) -> None:
     texts = "\n\n".join(KINDS[kind]())
-    token_ids = array("I", tokenizer.encode(texts[: MAX_THOUGHTS * THOUGHT_TOKENS * 6], add_special_tokens=False).ids)
+    token_ids = array("I", tokenizer.encode(texts[: MAX_THOUGHTS * THOUGHT_TOKENS * 5], add_special_tokens=False).ids)
     thoughts = [token_ids[at : at + THOUGHT_TOKENS] for at in range(0, len(token_ids), THOUGHT_TOKENS)][:MAX_THOUGHTS]
     false = [
         (number, n)
