@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple, Protocol
 
 from r1_cluster.routing.budget import Asked, Budget
 from r1_cluster.routing.drain import Drain
@@ -29,8 +30,7 @@ class Reason(StrEnum):
     TOO_LONG_FOR_PLAN = "too_long_for_plan"
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """``retry_after``: seconds after which it may succeed; None where it never will."""
 
     reason: Reason
@@ -54,8 +54,7 @@ class Rules:
     max_retry_s: float = 300.0
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """A request as it comes. ``deadline`` is on the caller's clock. ``priority``: lower is sooner, within a tenant."""
 
     tenant: Tenant
@@ -70,17 +69,21 @@ class Arrival:
     chain: Chain = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
-    """The fleet as admission sees it. ``pressure``: forecast KV over all KV. ``step_time_s``: the fastest rank's."""
+class Room(Protocol):
+    """The fleet as admission sees it, asked for what it needs: some of it takes time to tell."""
 
-    kv_tokens_of_largest_rank: int = 0
-    pressure: float = 0.0
-    step_time_s: float = 0.0
+    @property
+    def largest(self) -> int:
+        """KV tokens of the largest rank."""
+
+    @property
+    def pressure(self) -> float:
+        """Forecast KV over all KV."""
+
+    def fastest_step_s(self) -> float: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A request's forecast: its budget as things are, what each choice may grow to, tokens it will likely use in all
     (``tokens``) and generate at the least before its first choice is done (``at_least``)."""
 
@@ -119,15 +122,16 @@ class Admission:
         self._drain = drain or Drain()
         self._queue: FairQueue[Ticket] = FairQueue(withdrawn=lambda ticket: ticket.state is not State.QUEUED)
 
-    def saturation(self, room: Room, now: float, besides: Ticket | None = None) -> float:
-        """0 idle; ``full_at`` as much as fits and none waiting ``besides`` that one; 1 about to refuse."""
+    def saturation(self, room: Room, now: float, besides: Ticket | None = None, at_least: float = 0.0) -> float:
+        """0 idle; ``full_at`` as much as fits and none waiting ``besides`` that one; 1 about to refuse. What lies below
+        ``at_least`` counts as that, and costs nothing to tell."""
         rules = self.rules
         queued = self.queued - (besides is not None)
         if not queued:
-            return rules.full_at * min(1.0, room.pressure)
+            return at_least if at_least >= rules.full_at else max(at_least, rules.full_at * min(1.0, room.pressure))
         tokens = self._queued_tokens - (besides.estimate.tokens if besides else 0)
         fill = max(queued / rules.max_queued, self.wait_s(now, tokens) / rules.max_wait_s)
-        return rules.full_at + (1.0 - rules.full_at) * min(1.0, fill)
+        return max(at_least, rules.full_at + (1.0 - rules.full_at) * min(1.0, fill))
 
     def wait_s(self, now: float, tokens_ahead: float | None = None) -> float:
         """How long what is queued takes to start, at the rate at which the fleet frees tokens. 0 if not known yet."""
@@ -199,7 +203,7 @@ class Admission:
         return self._accounts.may_run(tenant.name, tenant.quota, now)
 
     def _too_long(self, arrival: Arrival, room: Room) -> Refusal | None:
-        longest, largest = arrival.prompt_tokens + arrival.max_tokens, room.kv_tokens_of_largest_rank
+        longest, largest = arrival.prompt_tokens + arrival.max_tokens, room.largest
         if not largest or longest <= largest:
             return None
         return Refusal(
@@ -244,11 +248,12 @@ class Admission:
         if math.isinf(arrival.deadline):
             return None
         wait = self.wait_s(now) if waits else 0.0
-        needed = wait + estimate.at_least * room.step_time_s
+        shortest = estimate.at_least * room.fastest_step_s()
+        needed = wait + shortest
         if now + needed <= arrival.deadline:
             return None
         left = max(0.0, arrival.deadline - now)
-        retry = self._retry(wait) if estimate.at_least * room.step_time_s < left else None
+        retry = self._retry(wait) if shortest < left else None
         return Refusal(
             Reason.DEADLINE_UNREACHABLE,
             f"{left:.1f} s are left and it would take about {needed:.1f} s: allow more time, lower max_tokens or the "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -67,16 +68,14 @@ class Asked:
             raise ValueError(f"a thinking budget is {self.tokens}: give tokens from 0, or -1 for no limit")
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One thing that set or changed the budget, and the tokens after it (None: no limit)."""
 
     reason: str
     tokens: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(NamedTuple):
     """``applied`` is always a number: at least the room for an answer bounds it. ``asked`` is None for no limit."""
 
     asked: int | None

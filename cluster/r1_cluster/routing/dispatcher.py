@@ -6,31 +6,30 @@ caller's clock, fleets the caller's snapshots; nothing here waits or does I/O.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from r1_cluster.routing.admission import Admission, Arrival, Estimate, Refusal, Room, Rules, State, Ticket
-from r1_cluster.routing.budget import Budget, BudgetRules, resolve
+from r1_cluster.routing.budget import Asked, Budget, BudgetRules, resolve
 from r1_cluster.routing.fleet import Demand, RankView
-from r1_cluster.routing.kv import Following, KvForecast, KvLedger, Shape, forecast_new
+from r1_cluster.routing.kv import Following, KvForecast, Shape, forecast_new
+from r1_cluster.routing.ledger import KvLedger
 from r1_cluster.routing.lengths import BudgetClass, Curves, LengthForecast, LengthKey, Outcome
 from r1_cluster.routing.policy import Choice, Policy
 from r1_cluster.routing.prefix import PrefixIndex
 from r1_cluster.routing.quota import Accounts
 from r1_cluster.routing.table import RankTable
+from r1_cluster.routing.tenants import BudgetPolicy
 
 Ranks = Sequence[RankView] | RankTable
 
 # Ranks looked at closely for one pick: the emptiest, and as many that have most of the prompt cached. The cost of a
-# pick does not grow with the fleet, and between the 32 emptiest ranks there is choice enough.
+# pick does not grow with the fleet, and between the emptiest there is choice enough.
 SHORTLIST = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(NamedTuple):
     """A request's turn has come. Its i-th choice goes to ``ranks[i]``, ``choices[i]`` says why, and ``following[i].of``
     is to be set to what tells its progress."""
 
@@ -40,16 +39,14 @@ class Start:
     following: tuple[Following, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Late:
+class Late(NamedTuple):
     """A request waited until it could no longer be done in time."""
 
     ticket: Ticket
     refusal: Refusal
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """For the debug page: what became of a request and why, put into words when it is looked at."""
 
     at: float
@@ -99,13 +96,12 @@ class Dispatcher:
         self._budgets = budgets or BudgetRules()
         self._quantile = quantile
         self._last: tuple[Arrival, float, Estimate, Curves] | None = None
-        self._timed = False  # whether any request had a deadline
+        self._resolved: dict[tuple[Asked, str, str, int], tuple[BudgetPolicy, Budget, LengthKey]] = {}
 
     def offer(self, arrival: Arrival, ranks: Ranks, now: float) -> Ticket | Refusal:
         """Let a request in to wait for its turn, or refuse it."""
-        self._timed = self._timed or not math.isinf(arrival.deadline)
         room = self.room(ranks)
-        estimate = self.estimate(arrival, self.admission.saturation(room, now))
+        estimate = self.estimate(arrival, self._saturation(room, now))
         got = self.admission.offer(arrival, estimate, room, now)
         if isinstance(got, Refusal):
             self._note(arrival, estimate, got.reason, got.message, now)
@@ -122,7 +118,7 @@ class Dispatcher:
                 self.end(ticket, (), now)
                 self._note(ticket.arrival, ticket.estimate, refusal.reason, refusal.message, now)
                 return Late(ticket, refusal)
-            estimate = self.estimate(ticket.arrival, self.admission.saturation(room, now, besides=ticket))
+            estimate = self.estimate(ticket.arrival, self._saturation(room, now, besides=ticket))
             choice, kv = self._choose(ticket.arrival, estimate, now)
             if choice.rank is not None:
                 return self._start(ticket, estimate, choice, choice.rank, kv, now)
@@ -137,7 +133,7 @@ class Dispatcher:
         """
         self._sync(ranks)
         self._remove(ticket.placements[index])
-        arrival = dataclasses.replace(ticket.arrival, prompt_tokens=ticket.arrival.prompt_tokens + resumed_tokens)
+        arrival = ticket.arrival._replace(prompt_tokens=ticket.arrival.prompt_tokens + resumed_tokens)
         choice, _ = self._choose(arrival, ticket.estimate, now, waits=False)
         following = Following(ticket.arrival.opens_thought)
         if choice.rank is not None:
@@ -167,33 +163,46 @@ class Dispatcher:
 
     def room(self, ranks: Ranks) -> Room:
         """The fleet as admission sees it."""
-        table = self._sync(ranks)
-        return Room(table.largest, table.pressure, table.fastest_step_s() if self._timed else 0.0)
+        return self._sync(ranks)
 
     def estimate(self, arrival: Arrival, saturation: float) -> Estimate:
         """What a request would get and use at this saturation."""
-        # Asked again a moment later for a request that need not wait: below this nothing depends on it.
-        saturation = max(saturation, self._budgets.tighten_from)
         last = self._last
         if last and last[0] is arrival and last[1] == saturation:
+            # Asked again a moment later for a request that need not wait.
             known = last[2]
             if self.lengths.curves(known.shape.key) is last[3]:
                 return known
-        budget = resolve(
-            arrival.asked,
-            arrival.tenant.budget,
-            self._budgets,
-            max_tokens=arrival.max_tokens,
-            saturation=saturation,
-        )
-        key = LengthKey(arrival.tenant.name, arrival.model, BudgetClass.of(budget.applied))
-        shape = Shape(key, arrival.prompt_tokens, arrival.max_tokens, budget.applied, arrival.opens_thought)
+        budget, key = self._resolve(arrival, saturation)
+        applied, max_tokens = budget.applied, arrival.max_tokens
+        shape = Shape(key, arrival.prompt_tokens, max_tokens, applied, arrival.opens_thought)
         curves = self.lengths.curves(key)
-        likely = curves.tokens(self._quantile, budget=budget.applied, max_tokens=arrival.max_tokens)
-        at_least = curves.tokens(0.1, budget=budget.applied, max_tokens=arrival.max_tokens)
+        likely = curves.tokens(self._quantile, budget=applied, max_tokens=max_tokens)
+        at_least = curves.tokens(0.1, budget=applied, max_tokens=max_tokens)
         estimate = Estimate(budget, shape, arrival.prompt_tokens + arrival.n * likely, at_least)
         self._last = (arrival, saturation, estimate, curves)
         return estimate
+
+    def _saturation(self, room: Room, now: float, besides: Ticket | None = None) -> float:
+        """As budgets see it: below where they begin to shrink nothing depends on it."""
+        return self.admission.saturation(room, now, besides, at_least=self._budgets.tighten_from)
+
+    def _resolve(self, arrival: Arrival, saturation: float) -> tuple[Budget, LengthKey]:
+        """Its budget, and what its length is learnt by. Remembered for a fleet that is not full."""
+        tenant, full = arrival.tenant, saturation > self._budgets.tighten_from
+        asked = (arrival.asked, tenant.name, arrival.model, arrival.max_tokens)
+        known = None if full else self._resolved.get(asked)
+        if known is not None and known[0] is tenant.budget:
+            return known[1], known[2]
+        budget = resolve(
+            arrival.asked, tenant.budget, self._budgets, max_tokens=arrival.max_tokens, saturation=saturation
+        )
+        key = LengthKey(tenant.name, arrival.model, BudgetClass.of(budget.applied))
+        if not full:
+            if len(self._resolved) >= 4096:
+                self._resolved.clear()
+            self._resolved[asked] = (tenant.budget, budget, key)
+        return budget, key
 
     def _sync(self, ranks: Ranks) -> RankTable:
         if not isinstance(ranks, RankTable):

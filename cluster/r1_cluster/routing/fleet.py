@@ -7,7 +7,9 @@ time some hundreds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,8 +22,7 @@ from r1_cluster.routing.survival import Floats
 CAUTION = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(NamedTuple):
     """What a request will ask of a rank, in tokens. ``max_tokens`` is an upper bound, thinking included.
 
     ``cached``: for each rank that has any, how much of the prompt's start it is believed to hold. ``kv``: what the
@@ -30,7 +31,7 @@ class Demand:
 
     prompt_tokens: int
     max_tokens: int
-    cached: Mapping[str, int] = field(default_factory=dict)
+    cached: Mapping[str, int] = MappingProxyType({})
     kv: KvForecast = NOTHING
 
 
@@ -66,25 +67,60 @@ class RankView:
     @property
     def kv_of_others(self) -> float:
         """KV tokens in use that this router does not know of: other routers' requests, taken to stay."""
-        return max(0.0, self.kv_usage * self.kv_tokens - self.kv_ahead.mean[0])
+        return max(0.0, self.kv_usage * self.kv_tokens - float(self.kv_ahead.mean[0]))
 
 
-COLUMNS = ("max_num_seqs", "max_waiting_requests", "load", "kv_usage", "kv_tokens", "draining", "last_pick", "gang")
+# Of each rank as numbers. ``seats``: requests that are given a seat, a few of them before it is free, so that none
+# stays empty for the time of a message. ``takes``: those that the rank takes at all, waiting in its engine.
+COLUMNS = ("max_num_seqs", "seats", "takes", "load", "kv_usage", "kv_tokens", "draining", "last_pick", "gang")
 
 
 class Fleet:
-    """N ranks for one demand. ``numbers``: ``COLUMNS`` by N; ``mean``, ``variance``: N by horizons, the KV forecast of
-    what was placed. Gangs are small numbers, -1 for a rank that has none or one to itself."""
+    """N ranks for one demand. ``numbers``: ``COLUMNS`` by N; ``ahead``: N by mean and variance by horizons, the KV
+    forecast of what was placed. ``heaviest``: KV tokens on the fullest rank of each one's gang, where it is known of
+    more than these ranks. Gangs are small numbers, -1 for a rank that has none or one to itself."""
 
-    __slots__ = ("_heaviest", "_now", "_others", "_peaks", "demand", "mean", "numbers", "ranks", "variance")
+    __slots__ = (
+        *COLUMNS,
+        "_heaviest",
+        "_now",
+        "_peaks",
+        "ahead",
+        "demand",
+        "ranks",
+    )
+    max_num_seqs: Floats
+    seats: Floats
+    takes: Floats
+    load: Floats
+    kv_usage: Floats
+    kv_tokens: Floats
+    draining: Floats
+    last_pick: Floats
+    gang: Floats
 
     def __init__(
-        self, demand: Demand, ranks: Sequence[RankView], numbers: Floats, mean: Floats, variance: Floats
+        self,
+        demand: Demand,
+        ranks: Sequence[RankView],
+        numbers: Floats,
+        ahead: Floats,
+        heaviest: Floats | None = None,
     ) -> None:
-        self.demand, self.ranks, self.numbers, self.mean, self.variance = demand, ranks, numbers, mean, variance
-        self._others: Floats | None = None
+        self.demand, self.ranks, self.ahead = demand, ranks, ahead
+        (
+            self.max_num_seqs,
+            self.seats,
+            self.takes,
+            self.load,
+            self.kv_usage,
+            self.kv_tokens,
+            self.draining,
+            self.last_pick,
+            self.gang,
+        ) = numbers
         self._peaks: Floats | None = None
-        self._heaviest: Floats | None = None
+        self._heaviest = heaviest
         self._now: Floats | None = None
 
     @classmethod
@@ -96,48 +132,21 @@ class Fleet:
             demand,
             tuple(ranks),
             np.array(rows, dtype=np.float64).reshape(len(ranks), len(COLUMNS)).T,
-            np.array([r.kv_ahead.mean for r in ranks], dtype=np.float64).reshape(len(ranks), len(NOTHING.mean)),
-            np.array([r.kv_ahead.variance for r in ranks], dtype=np.float64).reshape(len(ranks), len(NOTHING.mean)),
+            np.array([r.kv_ahead.both for r in ranks], dtype=np.float64).reshape(len(ranks), *NOTHING.both.shape),
         )
 
     def __len__(self) -> int:
         return len(self.ranks)
 
-    def _column(self, index: int) -> Floats:
-        column: Floats = self.numbers[index]
-        return column
+    @property
+    def sized(self) -> bool:
+        """Whether every rank has said how large its cache is."""
+        return np.count_nonzero(self.kv_tokens) == len(self.ranks)
 
     @property
-    def max_num_seqs(self) -> Floats:
-        return self._column(0)
-
-    @property
-    def max_waiting_requests(self) -> Floats:
-        return self._column(1)
-
-    @property
-    def load(self) -> Floats:
-        return self._column(2)
-
-    @property
-    def kv_usage(self) -> Floats:
-        return self._column(3)
-
-    @property
-    def kv_tokens(self) -> Floats:
-        return self._column(4)
-
-    @property
-    def draining(self) -> Floats:
-        return self._column(5)
-
-    @property
-    def last_pick(self) -> Floats:
-        return self._column(6)
-
-    @property
-    def gang(self) -> Floats:
-        return self._column(7)
+    def lone(self) -> bool:
+        """Whether no rank shares its gang with another."""
+        return bool(np.maximum.reduce(self.gang, initial=-1.0) < 0)
 
     @property
     def cached(self) -> Floats | None:
@@ -148,28 +157,23 @@ class Fleet:
         return np.array([held.get(rank.worker_id, 0) for rank in self.ranks], dtype=np.float64)
 
     @property
-    def kv_of_others(self) -> Floats:
-        """KV tokens in use that this router does not know of: other routers' requests, taken to stay."""
-        if self._others is None:
-            self._others = np.maximum(0.0, self.kv_usage * self.kv_tokens - self.mean[:, 0])
-        return self._others
-
-    @property
     def kv_now(self) -> Floats:
         """KV tokens in use, what was just sent included: what the rank's step time follows."""
         if self._now is None:
-            self._now = self.kv_of_others + self.mean[:, 0]
+            self._now = np.maximum(self.kv_usage * self.kv_tokens, self.ahead[:, 0, 0])
         return self._now
+
+    @property
+    def kv_of_others(self) -> Floats:
+        """KV tokens in use that this router does not know of: other routers' requests, taken to stay."""
+        return self.kv_now - self.ahead[:, 0, 0]
 
     @property
     def heaviest_of_gang(self) -> Floats:
         """KV tokens on the fullest rank of each one's gang: each step of the gang takes as long as that one's."""
         if self._heaviest is None:
             now, gang = self.kv_now, self.gang.astype(np.intp)
-            if gang.max(initial=-1) < 0:  # none shares its gang
-                self._heaviest = now
-                return now
-            top = np.zeros(int(gang.max(initial=0)) + 2)  # the last place is that of -1
+            top = np.zeros(int(gang.max(initial=-1)) + 2)  # the last place is that of -1
             np.maximum.at(top, gang, now)
             self._heaviest = np.where(gang < 0, now, top[gang])
         return self._heaviest
@@ -178,12 +182,13 @@ class Fleet:
     def peak_with_demand(self) -> Floats:
         """KV tokens at the forecast worst, cautiously, with the demand on the rank."""
         if self._peaks is None:
-            kv = self.demand.kv
-            above = self.variance + kv.variance
+            both = self.ahead + self.demand.kv.both
+            above = both[:, 1]
             np.sqrt(above, out=above)
             above *= CAUTION
-            above += self.mean + kv.mean
-            self._peaks = self.kv_of_others + above.max(axis=1)
+            above += both[:, 0]
+            self._peaks = np.maximum.reduce(above, axis=1)
+            self._peaks += self.kv_of_others
         return self._peaks
 
 
@@ -191,7 +196,8 @@ def numbers_of(rank: RankView) -> tuple[float, ...]:
     """A view's part of ``COLUMNS``, without the gang."""
     return (
         rank.max_num_seqs,
-        rank.max_waiting_requests,
+        rank.max_num_seqs + rank.max_num_seqs // 16,
+        rank.max_num_seqs + rank.max_waiting_requests,
         rank.load,
         rank.kv_usage,
         rank.kv_tokens,

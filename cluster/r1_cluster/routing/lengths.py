@@ -8,13 +8,15 @@ censored one), so a budget's effect is applied, not learnt.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from r1_cluster.routing.survival import Curve, Floats, Histogram, lognormal_hazards
+from r1_cluster.routing.survival import Curve, Floats, Histogram, bin_of, lognormal_hazards
 
 Bools = NDArray[np.bool_]
 
@@ -29,21 +31,22 @@ class BudgetClass(StrEnum):
 
     @classmethod
     def of(cls, tokens: int) -> BudgetClass:
-        for limit, name in ((1024, cls.MINIMAL), (4096, cls.LOW), (16384, cls.MEDIUM)):
+        for limit, name in _LIMITS:
             if tokens <= limit:
                 return name
         return cls.HIGH
 
 
-@dataclass(frozen=True, slots=True)
-class LengthKey:
+_LIMITS = ((1024, BudgetClass.MINIMAL), (4096, BudgetClass.LOW), (16384, BudgetClass.MEDIUM))
+
+
+class LengthKey(NamedTuple):
     tenant: str
     model: str
     budget_class: BudgetClass = BudgetClass.HIGH
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How long a choice was, in tokens. ``closed``: its thought ended by itself; ``finished``: its answer did."""
 
     thinking_tokens: int
@@ -69,12 +72,14 @@ class Curves:
     answer: Curve
     total: Curve
     _starts: dict[tuple[bool, int, int], Floats] = field(default_factory=dict, repr=False)
+    _tokens: dict[tuple[float, int, int], int] = field(default_factory=dict, repr=False)
 
     def from_start(self, ahead: Floats, thinking: bool, budget: int, max_tokens: int) -> Floats:
-        """``survival`` of one choice that has nothing yet, always over the same ``ahead``: remembered."""
+        """Of one choice that has nothing yet: ``survival``, and below it the variance of being there. Always over the
+        same ``ahead``: remembered."""
         key = (thinking, budget, max_tokens)
-        alive = self._starts.get(key)
-        if alive is None:
+        known = self._starts.get(key)
+        if known is None:
             zero = np.zeros(1)
             alive = self.survival(
                 ahead,
@@ -85,9 +90,10 @@ class Curves:
                 max_tokens=np.array([float(max_tokens)]),
             )[0]
             alive[0] = 1.0  # it is there now, whatever its limits say
+            known = np.array((alive, alive * (1.0 - alive)))
             if len(self._starts) < 256:
-                self._starts[key] = alive
-        return alive
+                self._starts[key] = known
+        return known
 
     def survival(
         self, ahead: Floats, *, generated: Floats, answered: Floats, thinking: Bools, budget: Floats, max_tokens: Floats
@@ -113,8 +119,14 @@ class Curves:
 
     def tokens(self, q: float, *, budget: int, max_tokens: int) -> int:
         """The length that a share ``q`` of new choices does not exceed, thought within ``budget`` and answer."""
-        bound = min(self.total.quantile(q), budget + self.answer.quantile(q))
-        return min(max_tokens, max(1, round(bound)))
+        key = (q, budget, max_tokens)
+        known = self._tokens.get(key)
+        if known is None:
+            bound = min(self.total.quantile(q), budget + self.answer.quantile(q))
+            known = min(max_tokens, max(1, round(bound)))
+            if len(self._tokens) < 256:
+                self._tokens[key] = known
+        return known
 
 
 class _Level:
@@ -127,13 +139,10 @@ class _Level:
         self.curves: Curves | None = None
         self.fresh_until = 0
 
-    def observe(self, outcome: Outcome) -> None:
-        thinking, answer, total = self.histograms
-        thinking.observe(outcome.thinking_tokens, censored=not outcome.closed)
-        if outcome.answer_tokens or outcome.finished:
-            answer.observe(outcome.answer_tokens, censored=not outcome.finished)
-        whole = outcome.closed and outcome.finished
-        total.observe(outcome.thinking_tokens + outcome.answer_tokens, censored=not whole)
+    def observe(self, seen: Sequence[tuple[int, int, bool]]) -> None:
+        """``seen``: of a histogram by number, a bin, and whether the length was censored."""
+        for which, place, censored in seen:
+            self.histograms[which].count(place, censored)
 
 
 class LengthForecast:
@@ -163,8 +172,12 @@ class LengthForecast:
 
     def observe(self, key: LengthKey, outcome: Outcome) -> None:
         self._unseen.clear()
+        thought, answer, closed, finished = outcome
+        seen = [(0, bin_of(thought), not closed), (2, bin_of(thought + answer), not (closed and finished))]
+        if answer or finished:
+            seen.append((1, bin_of(answer), not finished))
         for name in _path(key):
-            self._level(name).observe(outcome)
+            self._level(name).observe(seen)
 
     def merge(self, other: LengthForecast) -> None:
         """Take in what another router has learnt."""
@@ -177,10 +190,10 @@ class LengthForecast:
 
     def curves(self, key: LengthKey) -> Curves:
         """As of the last few observations: curves are computed anew when a level has grown by a sixteenth."""
-        path = _path(key)
-        own = self._levels.get(path[-1])
+        own = self._levels.get((key.model, key.budget_class, key.tenant))
         if own is not None and own.curves is not None and own.histograms[0].observations < own.fresh_until:
             return own.curves
+        path = _path(key)
         if own is None and path in self._unseen:
             return self._unseen[path]
         hazards = list(self._prior)

@@ -18,19 +18,22 @@ def not_draining(fleet: Fleet) -> Bools:
 
 def room(fleet: Fleet) -> Bools:
     """A rank takes what it runs and its queue, and no more."""
-    return fleet.load < fleet.max_num_seqs + fleet.max_waiting_requests
+    return fleet.load < fleet.takes
 
 
 def seat(fleet: Fleet) -> Bools:
     """A seat in the running batch: what would wait in an engine waits in the router instead, where it can still go
-    anywhere and in a fair order. A sixteenth more may wait in the engine, so that no seat stays empty for the time of a
-    message."""
-    return fleet.load < fleet.max_num_seqs + fleet.max_num_seqs // 16
+    anywhere and in a fair order."""
+    return fleet.load < fleet.seats
 
 
 def kv_room(fleet: Fleet) -> Bools:
-    """Whether the rank's forecast KV stays within its cache with this request on it. An empty rank takes anything."""
-    takes: Bools = (fleet.peak_with_demand <= fleet.kv_tokens) | (fleet.load == 0) | (fleet.kv_tokens == 0)
+    """Whether the rank's forecast KV stays within its cache with this request on it. An empty rank takes anything, and
+    so does one whose cache is not known."""
+    takes: Bools = fleet.peak_with_demand <= fleet.kv_tokens
+    takes |= fleet.load == 0
+    if not fleet.sized:
+        takes |= fleet.kv_tokens == 0
     return takes
 
 
@@ -45,13 +48,15 @@ def free_kv(fleet: Fleet) -> Floats:
 
 def kv_ahead(fleet: Fleet) -> Floats:
     """The share of its cache the rank would keep free at its forecast worst moment."""
-    return np.maximum(0.0, 1.0 - _share(fleet.peak_with_demand, fleet.kv_tokens, otherwise=1.0))
+    return np.maximum(0.0, 1.0 - _share(fleet.peak_with_demand, fleet, otherwise=1.0))
 
 
 def level(fleet: Fleet) -> Floats:
     """How far the rank lies below the fullest of its gang, as a share of its cache: a request there slows nobody,
     because the gang steps at the pace of its fullest rank."""
-    return np.minimum(1.0, _share(fleet.heaviest_of_gang - fleet.kv_now, fleet.kv_tokens, otherwise=0.0))
+    if fleet.lone:
+        return np.zeros(len(fleet))
+    return np.minimum(1.0, _share(fleet.heaviest_of_gang - fleet.kv_now, fleet, otherwise=0.0))
 
 
 def prefix(fleet: Fleet) -> Floats:
@@ -62,9 +67,10 @@ def prefix(fleet: Fleet) -> Floats:
     return np.minimum(1.0, cached / fleet.demand.prompt_tokens)
 
 
-def _share(part: Floats, whole: Floats, *, otherwise: float) -> Floats:
-    """part / whole, and ``otherwise`` where there is no whole."""
-    if whole.all():
+def _share(part: Floats, fleet: Fleet, *, otherwise: float) -> Floats:
+    """Of the rank's cache, and ``otherwise`` where that is not known."""
+    whole = fleet.kv_tokens
+    if fleet.sized:
         return part / whole
     share: Floats = np.divide(part, whole, out=np.full(len(whole), otherwise), where=whole != 0)
     return share

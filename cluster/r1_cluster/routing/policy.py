@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +37,7 @@ class Scorer:
     score: Callable[[Fleet], Floats]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Choice:
+class Choice(NamedTuple):
     """What was picked and why. ``rank`` is None where every rank was filtered out.
 
     ``kept`` and ``points`` are each filter's and scorer's columns: they become words when somebody asks.
@@ -108,16 +109,19 @@ class Policy:
         passed = np.ones(len(ranks), dtype=np.bool_)
         for column in kept.values():
             passed &= column
-        if not passed.any():
-            return Choice(None, ranks, kept)
         points = {s.name: s.weight * s.score(fleet) for s in self.scorers}
         total = np.zeros(len(ranks))
         for point in points.values():
             total += point
-        total[~passed] = -np.inf
-        equals = np.flatnonzero(total >= total.max() - self.margin).tolist()
+        # From here on as plain numbers: a dozen comparisons cost less than a call that does them all.
+        scores = [score if ok else -math.inf for score, ok in zip(total.tolist(), passed.tolist(), strict=True)]
+        top = max(scores)
+        if top == -math.inf:
+            return Choice(None, ranks, kept)
+        least = top - self.margin
+        equals = [index for index, score in enumerate(scores) if score >= least]
         best = equals[0]
         if len(equals) > 1:
-            picks = fleet.last_pick.tolist()
+            picks = fleet.last_pick
             best = min(equals, key=lambda i: (picks[i], ranks[i].worker_id))
         return Choice(ranks[best], ranks, kept, points)

@@ -95,12 +95,15 @@ class PrefixIndex:
         """For each rank that has any, how many tokens of the prompt's start it holds."""
         if not chain or chain[0] not in self._holders:
             return {}
+        first, last, whole, exact = chain[0], chain[-1], len(chain) * self.block_tokens, self._exact
         found = {}
         for rank in ranks:
             held = self._held.get(rank)
-            if held and chain[0] in held:
-                blocks = _first_missing(chain, held) if rank in self._exact else _bisected(chain, held)
-                found[rank] = blocks * self.block_tokens
+            if held and first in held:
+                if rank in exact:
+                    found[rank] = _first_missing(chain, held) * self.block_tokens
+                else:
+                    found[rank] = whole if last in held else _bisected(chain, held) * self.block_tokens
         return found
 
     def longest(self, chain: Chain, most: int) -> list[str]:

@@ -113,7 +113,10 @@ class Accounts:
         self._late = False
 
     def of(self, tenant: str) -> _Account:
-        return self._accounts.setdefault(tenant, _Account())
+        account = self._accounts.get(tenant)
+        if account is None:
+            account = self._accounts[tenant] = _Account()
+        return account
 
     def wait_for(self, tenant: str, tokens: float, quota: Quota, now: float) -> float:
         """Seconds until ``tokens`` may be reserved; 0 for now. What exceeds a minute's quota waits for a full one."""
@@ -155,8 +158,10 @@ class Accounts:
 
     def may_wait(self, tenant: str, quota: Quota, now: float) -> bool:
         """Whether one more may wait: by the others' last reports, so a burst at several routers may pass the limit."""
+        if quota.max_queued is None:
+            return True
         queued = self.of(tenant).queued + sum(peer.queued for peer in self._usage(tenant, now).values())
-        return quota.max_queued is None or queued < quota.max_queued
+        return queued < quota.max_queued
 
     def routers(self, now: float) -> int:
         """How many share the limits, as far as is known here."""

@@ -26,13 +26,15 @@ _REBASE = 1e12  # weights grow by the half-life; past this they are brought back
 @lru_cache(maxsize=1 << 15)
 def bin_of(length: int) -> int:
     """The bin that holds ``length`` tokens; lengths past the last edge count in the last bin."""
+    if length < 0:
+        raise ValueError(f"a length is {length}: tokens cannot be negative")
     if length < 1:
         return 0
     return min(BINS - 1, 1 + int(PER_OCTAVE * math.log2(length) + 1e-9))
 
 
 class Histogram:
-    """Ended and censored lengths. Memory is fixed: two arrays of 81 numbers."""
+    """Ended and censored lengths. Memory is fixed: twice 81 numbers."""
 
     __slots__ = ("_censored", "_ended", "_growth", "_weight", "observations")
 
@@ -40,17 +42,22 @@ class Histogram:
         """``half_life``: after so many further observations one counts half."""
         if half_life <= 0:
             raise ValueError(f"half_life is {half_life}: give observations, above 0")
-        self._ended = np.zeros(BINS)
-        self._censored = np.zeros(BINS)
+        self._ended = [0.0] * BINS  # one changes far more often than all are read: plain floats
+        self._censored = [0.0] * BINS
         self._growth = 2.0 ** (1.0 / half_life)
         self._weight = 1.0  # of the next observation, instead of fading all earlier ones each time
         self.observations = 0
 
     def observe(self, length: int, *, censored: bool = False) -> None:
         """One length in tokens; ``censored``: it would have gone on."""
-        if length < 0:
-            raise ValueError(f"a length is {length}: tokens cannot be negative")
-        (self._censored if censored else self._ended)[bin_of(length)] += self._weight
+        self.count(bin_of(length), censored)
+
+    def count(self, place: int, censored: bool) -> None:
+        """One length by its bin."""
+        if censored:
+            self._censored[place] += self._weight
+        else:
+            self._ended[place] += self._weight
         self.observations += 1
         self._weight *= self._growth
         if self._weight > _REBASE:
@@ -59,20 +66,21 @@ class Histogram:
     def merge(self, other: Histogram) -> None:
         """Take in what ``other`` has seen, each side as faded as it is."""
         self._rebase()
-        self._ended += other._ended / other._weight
-        self._censored += other._censored / other._weight
+        self._ended = [a + b / other._weight for a, b in zip(self._ended, other._ended, strict=True)]
+        self._censored = [a + b / other._weight for a, b in zip(self._censored, other._censored, strict=True)]
         self.observations += other.observations
 
     def hazards(self, prior: Floats, strength: float) -> Floats:
         """By bin, the chance to end in it once it is reached. ``prior`` counts as ``strength`` observations a bin."""
-        ended, censored = self._ended / self._weight, self._censored / self._weight
+        ended, censored = np.array((self._ended, self._censored)) / self._weight
         reached = np.cumsum((ended + censored)[::-1])[::-1]
         at_risk = reached - censored / 2
-        return (ended + strength * prior) / (at_risk + strength)
+        hazards: Floats = (ended + strength * prior) / (at_risk + strength)
+        return hazards
 
     def _rebase(self) -> None:
-        self._ended /= self._weight
-        self._censored /= self._weight
+        self._ended = [each / self._weight for each in self._ended]
+        self._censored = [each / self._weight for each in self._censored]
         self._weight = 1.0
 
 

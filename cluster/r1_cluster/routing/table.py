@@ -3,40 +3,39 @@ of ten thousand."""
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from r1_cluster.routing.emptiest import Emptiest
 from r1_cluster.routing.fleet import COLUMNS, Demand, Fleet, RankView, numbers_of
-from r1_cluster.routing.kv import KvLedger
+from r1_cluster.routing.ledger import KvLedger, Rows
+from r1_cluster.routing.survival import Floats
 
-_LOAD, _USAGE, _PICK, _GANG = (COLUMNS.index(c) for c in ("load", "kv_usage", "last_pick", "gang"))
-_SUM_AFTER = 1 << 14  # changes, after which the running sum of forecasts is summed anew: rounding does not add up
-
-Rows = np.ndarray[tuple[int], np.dtype[np.intp]]
+_LOAD, _USAGE, _TOKENS, _PICK, _GANG = map(COLUMNS.index, ("load", "kv_usage", "kv_tokens", "last_pick", "gang"))
 
 
 class RankTable:
     """Rows are the ledger's. ``sync`` takes a whole snapshot and costs its length; ``put``, ``report``, ``picked`` and
-    ``remove`` take one change each."""
+    ``remove`` take one change each. What follows from changes is computed when somebody looks."""
 
     def __init__(self, ledger: KvLedger) -> None:
         self._ledger = ledger
         self._numbers = np.zeros((len(COLUMNS), 16))
+        self._now = np.zeros(16)  # KV tokens in use, what was just sent included
+        self._peaks = np.zeros(16)  # at the forecast worst, with what others hold
         self._views: dict[int, RankView] = {}
         self._reported: dict[int, int] = {}  # requests on the rank, by its own view
-        self._emptiest: list[tuple[float, int, int]] = []  # load a seat, last pick, row; draining ones left out
-        self._entries: dict[int, tuple[float, int, int]] = {}
+        self._emptiest = Emptiest()  # draining ones left out
         self._gangs: dict[str, set[int]] = {}  # its rows
         self._gang_of: dict[int, str] = {}
+        self._shared = False  # whether any gang has several rows
         self._rows: Rows | None = None
         self._ids: dict[str, int] = {}
         self._step_s: dict[int, float] = {}
-        self._usage: dict[int, float] = {}
-        self._last_pick: dict[int, int] = {}
-        self._ahead: dict[int, float] = {}
-        self._ahead_sum, self._changes = 0.0, 0
+        self._changed: set[int] = set()  # rows whose load may be another
+        self._grown: set[int] = set()  # rows whose KV may be
         self.kv_tokens = 0
         self.largest = 0
 
@@ -45,8 +44,11 @@ class RankTable:
 
     @property
     def pressure(self) -> float:
-        """Forecast KV, each rank at its own worst moment, over all KV."""
-        return self._ahead_sum / self.kv_tokens if self.kv_tokens else 0.0
+        """Forecast KV, each rank at its own worst moment, over all KV. O(ranks)"""
+        if not self.kv_tokens:
+            return 0.0
+        self._weigh()
+        return float(self._peaks.sum()) / self.kv_tokens
 
     def fastest_step_s(self) -> float:
         """O(ranks)"""
@@ -69,13 +71,14 @@ class RankTable:
         old = self._views.get(row)
         if row >= self._numbers.shape[1]:
             self._numbers = np.concatenate([self._numbers, np.zeros((len(COLUMNS), row + 1))], axis=1)
+            self._now, self._peaks = (np.concatenate([a, np.zeros(row + 1)]) for a in (self._now, self._peaks))
         if old is None or old.gang_id != view.gang_id:
             self._leave(row)
             self._join(row, view.gang_id)
         self._numbers[:_GANG, row] = numbers_of(view)
         self._views[row] = view
         self._reported[row] = view.load
-        self._step_s[row], self._usage[row], self._last_pick[row] = view.step_time_s, view.kv_usage, view.last_pick
+        self._step_s[row] = view.step_time_s
         if old is None:
             self._ids[view.worker_id] = row
             self._rows = None
@@ -91,49 +94,36 @@ class RankTable:
         if row is None:
             return
         gone = self._views.pop(row)
-        self._place(row, None)
-        self._ahead_sum -= self._ahead.pop(row)
-        del self._reported[row], self._step_s[row], self._usage[row], self._last_pick[row]
+        self._emptiest.discard(row)
+        self._now[row] = self._peaks[row] = 0.0
+        del self._reported[row], self._step_s[row]
         self._rows = None
         self.kv_tokens -= gone.kv_tokens
         self.largest = max((each.kv_tokens for each in self._views.values()), default=0)
         self._leave(row)
-        if not self._views:
-            self._ahead_sum = 0.0
 
     def report(self, row: int, *, load: int, kv_usage: float, step_time_s: float) -> None:
         """What a frame says of a rank's load."""
         self._reported[row] = load
-        self._numbers[_USAGE, row] = self._usage[row] = kv_usage
+        self._numbers[_USAGE, row] = kv_usage
         self._step_s[row] = step_time_s
         self.changed(row)
 
     def picked(self, row: int, number: int) -> None:
         """The rank got the request of this ``number``: the higher, the more recent."""
-        self._numbers[_PICK, row] = self._last_pick[row] = number
-        self.changed(row)
+        self._numbers[_PICK, row] = number
 
     def changed(self, row: int) -> None:
         """The ledger's entries of a row, or its own numbers, are not what they were."""
-        view = self._views.get(row)
-        if view is None:
-            return
-        numbers, ledger = self._numbers, self._ledger
-        load = max(self._reported[row], ledger.counts[row])
-        numbers[_LOAD, row] = load
-        self._place(row, None if view.draining else (load / view.max_num_seqs, self._last_pick[row], row))
-        # With what others hold: what is reported beyond what is known of here.
-        ahead = ledger.peaks[row] + max(0.0, self._usage[row] * view.kv_tokens - ledger.mean.item(row, 0))
-        self._ahead_sum += ahead - self._ahead.get(row, 0.0)
-        self._ahead[row] = ahead
-        self._changes += 1
-        if self._changes >= _SUM_AFTER:
-            self._ahead_sum, self._changes = sum(self._ahead.values()), 0
+        self._changed.add(row)
+        self._grown.add(row)
 
     def rows(self, most: int, also: Iterable[str] = ()) -> Rows:
         """All ranks, or of more than ``most`` the emptiest and those named in ``also``."""
+        if self._changed:
+            self._count()
         if len(self._views) > most:
-            chosen = [entry[2] for entry in self._emptiest[:most]]
+            chosen = self._emptiest.first(most)
             chosen += {self._ids[rank] for rank in also if rank in self._ids}.difference(chosen)
             return np.array(sorted(chosen), dtype=np.intp)
         if self._rows is None:
@@ -144,9 +134,38 @@ class RankTable:
         return [self._views[row].worker_id for row in rows.tolist()]
 
     def fleet(self, rows: Rows, demand: Demand) -> Fleet:
+        """``rows``: as ``rows`` gave them, with nothing changed since but their forecasts."""
         views = tuple(map(self._views.__getitem__, rows.tolist()))
-        ledger = self._ledger
-        return Fleet(demand, views, self._numbers.take(rows, axis=1), ledger.mean[rows], ledger.variance[rows])
+        numbers = self._numbers.take(rows, axis=1)
+        heaviest = self._heaviest(rows, numbers) if self._shared and len(rows) < len(self._views) else None
+        return Fleet(demand, views, numbers, self._ledger.forecasts.take(rows, axis=0), heaviest)
+
+    def _heaviest(self, rows: Rows, numbers: Floats) -> Floats:
+        """Of whole gangs, where only some of their ranks are looked at."""
+        self._weigh()
+        gangs = numbers[_GANG].tolist()
+        top = {gang: self._now[list(self._gangs[self._gang_of[int(gang)]])].max() for gang in set(gangs) if gang >= 0}
+        return np.array([top[g] if g >= 0 else self._now[row] for g, row in zip(gangs, rows.tolist(), strict=True)])
+
+    def _count(self) -> None:
+        numbers, ledger, emptiest = self._numbers, self._ledger, self._emptiest
+        for row in self._changed:
+            view = self._views.get(row)
+            if view is not None:
+                load = max(self._reported[row], ledger.counts[row])
+                numbers[_LOAD, row] = load
+                emptiest.put(row, math.inf if view.draining else load / view.max_num_seqs)
+        self._changed.clear()
+
+    def _weigh(self) -> None:
+        """Bring KV in use and the forecast peaks up to date."""
+        if self._grown:
+            rows = np.array([row for row in self._grown if row in self._views], dtype=np.intp)
+            self._grown.clear()
+            mean = self._ledger.forecasts[rows, 0]
+            now = self._numbers[_USAGE, rows] * self._numbers[_TOKENS, rows]
+            self._now[rows] = now = np.maximum(now, mean[:, 0])
+            self._peaks[rows] = now - mean[:, 0] + mean.max(axis=1)
 
     def _join(self, row: int, gang_id: str) -> None:
         """Rows of one gang carry the number of one of them, -1 where it is alone."""
@@ -165,17 +184,6 @@ class RankTable:
         rows = self._gangs.get(gang_id, set())
         self._numbers[_GANG, row] = -1
         self._numbers[_GANG, list(rows)] = min(rows) if len(rows) > 1 else -1
+        self._shared = self._shared or len(rows) > 1
         if gang_id and not rows:
             del self._gangs[gang_id]
-
-    def _place(self, row: int, entry: tuple[float, int, int] | None) -> None:
-        old = self._entries.get(row)
-        if old == entry:
-            return
-        if old is not None:
-            del self._emptiest[bisect_left(self._emptiest, old)]
-        if entry is None:
-            self._entries.pop(row, None)
-        else:
-            insort(self._emptiest, entry)
-            self._entries[row] = entry

@@ -1,7 +1,8 @@
 """A discrete-event simulator of a whole fleet under the router's own code: what a Plan does with a Workload.
 
-Start at ``simulation.py``, the event loop. ``gang.py`` is vLLM's scheduler over a data-parallel gang, ``costs.py`` what
-its steps take, ``events.py`` what else happens to a fleet, ``metrics.py`` and ``report.py`` what comes of it.
+Start at ``simulation.py``, the event loop. ``desk.py`` is the router's side, ``units.py`` the gangs as the router sees
+them, ``gang.py`` and ``rank.py`` vLLM's scheduler over a data-parallel gang, ``costs.py`` what its steps take,
+``events.py`` and ``happenings.py`` what else happens to a fleet, ``metrics.py`` and ``report.py`` what comes of it.
 """
 
 from __future__ import annotations

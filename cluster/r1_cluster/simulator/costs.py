@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Protocol
 
 from r1_cluster.catalog import Architecture, gpu, model
@@ -137,6 +138,7 @@ def _with_kv(profile: Linear, tokens: int) -> Linear:
     return replace(profile, kv_tokens=tokens)
 
 
+@lru_cache(maxsize=1 << 16)
 def _rounded(value: int, growth: float) -> int:
     """To the nearest of a geometric row."""
     return 0 if value <= 0 else max(1, round(growth ** round(math.log(value) / math.log(growth))))

@@ -1,61 +1,22 @@
 """A data-parallel gang of simulated ranks: enough of vLLM's scheduler to know when each token comes.
 
-Continuous batching, chunked prefill, paged KV with preemption of the latest by recomputation, and a prefix cache in
-what is free. The ranks step together, at the pace of the fullest. Steps between two changes are alike but for the
-growing context, on which their time depends linearly: they are taken at once, by a closed formula.
+Continuous batching, chunked prefill, preemption of the latest by recomputation; a rank is in ``rank.py``. They
+step together, at the pace of the fullest. Steps between two changes are alike but for the growing context, on which
+their time depends linearly: they are taken at once, by a closed formula.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from r1_cluster.simulator.costs import Costs
 from r1_cluster.simulator.job import Job
+from r1_cluster.simulator.marks import Marks
+from r1_cluster.simulator.rank import BLOCK, Limits, Rank
 
-MARK = 32  # steps between two remembered times
-MARKS = 4096
-BLOCK = 16  # tokens of a KV block; a sequence wastes half of its last one
 LONGEST = 4096  # steps taken at once, so that loads are reported
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Of one rank, by the plan."""
-
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    prefix_caching: bool
-
-
-class Rank:
-    """``context`` KV tokens of ``running`` sequences as of step ``since``; each grows by one a step."""
-
-    __slots__ = ("cache", "cached", "context", "prefilling", "reserved", "running", "since", "waiting")
-
-    def __init__(self) -> None:
-        self.running: dict[int, Job] = {}  # in the order they started
-        self.waiting: deque[Job] = deque()
-        self.prefilling: deque[Job] = deque()
-        self.context = self.since = self.reserved = 0
-        self.cache: OrderedDict[int, int] = OrderedDict()  # prefix group -> tokens of it held
-        self.cached = 0
-
-    @property
-    def seats(self) -> int:
-        return len(self.running) + len(self.prefilling)
-
-    @property
-    def load(self) -> int:
-        return len(self.running) + len(self.prefilling) + len(self.waiting)
-
-    def used(self, steps: int) -> int:
-        """KV tokens at the gang's step count, with what prompts under way have reserved."""
-        n = len(self.running)
-        return self.context + n * (steps - self.since) + self.reserved + n * BLOCK // 2
 
 
 class Gang:
@@ -63,7 +24,7 @@ class Gang:
 
     def __init__(self, name: str, ranks: int, costs: Costs, limits: Limits, clock: Callable[[], float]) -> None:
         self.name, self.costs, self.limits, self._clock = name, costs, limits, clock
-        self.ranks = [Rank() for _ in range(ranks)]
+        self.ranks = [Rank(costs.kv_tokens, limits) for _ in range(ranks)]
         self.steps = 0  # done
         self.at = 0.0  # when the last of them was
         self.due = math.inf
@@ -76,8 +37,7 @@ class Gang:
         self._running = 0
         self._ends: list[tuple[int, int, Job]] = []
         self._busy: set[int] = set()  # ranks with prompts waiting or under way
-        self._marks: deque[float] = deque(maxlen=MARKS)
-        self._marked = 0  # the step of the next mark
+        self._marks = Marks()
 
     @property
     def running(self) -> int:
@@ -97,7 +57,7 @@ class Gang:
         self.touched.add(rank)
         if not self._ahead:
             self.at = now
-            self.steps = self._marked  # the pause lies between two marks
+            self.steps = self._marks.next  # the pause lies between two marks
             self._go()
         elif self._ahead > 1:
             self._shorten(now)
@@ -105,7 +65,7 @@ class Gang:
     def advance(self) -> list[Job]:
         """The steps under way are done. Returns the jobs that ended."""
         k = self._ahead
-        self._mark(k)
+        self._marks.add(self.steps, k, self.at, self.due)
         self.steps += k
         self.at = self.due
         self.tokens += k * self._running
@@ -121,7 +81,7 @@ class Gang:
         done = self.steps_now() - self.steps
         if done:  # the steps under way, as far as they came
             self.due = self.at + self._time(done)
-            self._mark(done)
+            self._marks.add(self.steps, done, self.at, self.due)
             self.steps, self.at = self.steps + done, self.due
             self.tokens += done * self._running
         lost: list[Job] = []
@@ -130,7 +90,7 @@ class Gang:
                 self._leave(job)
                 lost.append(job)
             lost += [*rank.prefilling, *rank.waiting]
-            self.ranks[index] = Rank()
+            self.ranks[index] = Rank(self.costs.kv_tokens, self.limits)
         self._running = self._ahead = 0
         self._ends.clear()
         self._busy.clear()
@@ -185,47 +145,27 @@ class Gang:
         tokens = past = ranks = 0
         for index in self._busy:
             rank = self.ranks[index]
-            if not rank.prefilling:
-                continue
-            room = max(1, self.limits.max_num_batched_tokens - len(rank.running))
-            mine = 0
-            for job in rank.prefilling:
-                mine += min(room - mine, job.to_prefill)
-                if mine >= room:
-                    break
-            first = rank.prefilling[0]
-            tokens, ranks = tokens + mine, ranks + 1
-            past = max(past, first.prompt + first.generated - first.to_prefill)
+            if rank.prefilling:
+                first = rank.prefilling[0]
+                tokens, ranks = tokens + rank.chunk(), ranks + 1
+                past = max(past, first.prompt + first.generated - first.to_prefill)
         return tokens, past, ranks
 
     def _prefilled(self) -> None:
         """The step that is done had prompts in it: those that are through have their first token."""
         for index in sorted(self._busy):
             rank = self.ranks[index]
-            room = max(1, self.limits.max_num_batched_tokens - len(rank.running))
-            while rank.prefilling and room:
-                job = rank.prefilling[0]
-                done = min(room, job.to_prefill)
-                job.to_prefill -= done
-                room -= done
-                if job.to_prefill:
-                    break
-                rank.prefilling.popleft()
+            for job in rank.prefilled():
                 self._start(job, rank)
             if not rank.prefilling and not rank.waiting:
                 self._busy.discard(index)
 
     def _start(self, job: Job, rank: Rank) -> None:
-        held = job.prompt + job.generated
-        rank.reserved -= held
-        self._settle(rank)
-        self._remember(rank, job)
+        rank.start(job, self.steps)
         job.gang, job.base = self, self.steps - job.generated - 1
         self.tokens += 1
         if job.first_at < 0:
             job.first_at = self.at
-        rank.running[job.number] = job
-        rank.context += held + 1
         self._running += 1
         self.touched.add(job.rank)
         heapq.heappush(self._ends, (job.base + job.total, job.number, job))
@@ -241,41 +181,23 @@ class Gang:
         return ended
 
     def _leave(self, job: Job) -> None:
-        rank = self.ranks[job.rank]
-        self._settle(rank)
         answers = job.base + job.thinking_tokens + 1
         if job.answer_at < 0 and answers <= self.steps:
-            job.answer_at = max(job.first_at, self.time_of(answers))
+            job.answer_at = max(job.first_at, self._marks.time_of(answers, self.steps, self.at))
         job.generated = self.steps - job.base
         job.gang = None
-        del rank.running[job.number]
-        rank.context -= job.prompt + job.generated
+        self.ranks[job.rank].leave(job, self.steps)
         self._running -= 1
         self.touched.add(job.rank)
-
-    def _settle(self, rank: Rank) -> None:
-        rank.context += len(rank.running) * (self.steps - rank.since)
-        rank.since = self.steps
 
     # KV.
 
     def _admit(self) -> None:
         """Waiting jobs go to prefill while there are seats and KV for their prompts."""
         for index in self._busy:
-            rank = self.ranks[index]
-            while rank.waiting and rank.seats < self.limits.max_num_seqs:
-                job = rank.waiting[0]
-                held = job.prompt + job.generated
-                if rank.used(self.steps) + held > self.costs.kv_tokens and rank.seats:
-                    break
-                rank.waiting.popleft()
-                job.cached = self._cached(rank, job)
-                job.to_prefill = max(1, held - job.cached)
-                self.prompt_tokens += held
-                self.cached_tokens += job.cached
-                rank.reserved += held
-                rank.prefilling.append(job)
-                self._trim(rank)
+            prompts, cached = self.ranks[index].admit(self.steps)
+            self.prompt_tokens += prompts
+            self.cached_tokens += cached
 
     def _preempt(self) -> tuple[int, int, int]:
         """Make room for the next step on every rank. Returns for how many steps there is room on all of them, the
@@ -300,50 +222,3 @@ class Gang:
             room = min(room, free // n)
             widest, most = max(widest, context), max(most, n)
         return max(1, room), widest, most
-
-    def _cached(self, rank: Rank, job: Job) -> int:
-        group, tokens = job.prefix
-        held = rank.cache.get(group, 0) if tokens and self.limits.prefix_caching else 0
-        if held:
-            rank.cache.move_to_end(group)
-        return min(held, tokens, job.prompt - 1) // BLOCK * BLOCK
-
-    def _remember(self, rank: Rank, job: Job) -> None:
-        group, tokens = job.prefix
-        if tokens and self.limits.prefix_caching:
-            old = rank.cache.get(group, 0)
-            rank.cache[group] = max(old, tokens)
-            rank.cache.move_to_end(group)
-            rank.cached += max(0, tokens - old)
-            self._trim(rank)
-
-    def _trim(self, rank: Rank) -> None:
-        """Blocks nobody uses live in what is free, the least recently used forgotten first."""
-        room = max(0, self.costs.kv_tokens - rank.used(self.steps))
-        while rank.cached > room:
-            rank.cached -= rank.cache.popitem(last=False)[1]
-
-    # Times of steps that had no event.
-
-    def time_of(self, step: int) -> float:
-        """When ``step`` was done, between marks by a straight line; the oldest known where it is too long ago."""
-        if not self._marks:
-            return self.at
-        first = self._marked - MARK * len(self._marks)
-        if step <= first:
-            return self._marks[0]
-        index, within = divmod(step - first, MARK)
-        if index >= len(self._marks) - 1:
-            last_step, last = self._marked - MARK, self._marks[-1]
-            share = (step - last_step) / max(1, self.steps - last_step)
-            return last + (self.at - last) * min(1.0, share)
-        left, right = self._marks[index], self._marks[index + 1]
-        return left + (right - left) * within / MARK
-
-    def _mark(self, k: int) -> None:
-        """Remember the times of the marks among the next ``k`` steps, which end at ``due``."""
-        end = self.steps + k
-        while self._marked <= end:
-            share = (self._marked - self.steps) / k
-            self._marks.append(self.at + (self.due - self.at) * share)
-            self._marked += MARK

@@ -64,10 +64,8 @@ class Job:
         gang = self.gang
         return self.generated if gang is None else min(self.total, gang.steps_now() - self.base)
 
-    @property
-    def thinking(self) -> bool:
-        return self.completion_tokens < self.thinking_tokens
-
-    @property
-    def answer_tokens(self) -> int:
-        return max(0, self.completion_tokens - self.thinking_tokens)
+    def standing(self) -> tuple[int, int, bool]:
+        gang = self.gang
+        generated = self.generated if gang is None else min(self.total, gang.steps_now() - self.base)
+        answered = generated - self.thinking_tokens
+        return (generated, answered, False) if answered >= 0 else (generated, 0, True)

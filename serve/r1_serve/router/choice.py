@@ -90,6 +90,10 @@ class Choice:
         """The one that was met."""
         return self._stops.met
 
+    def standing(self) -> tuple[int, int, bool]:
+        """As the KV forecast reads it: tokens, those of the answer, whether it thinks."""
+        return self.completion_tokens, self.answer_tokens, self.thinking
+
     def feed(self, token_ids: Iterable[int]) -> list[Piece]:
         """What newly may be shown. Ids after a stop string are neither read nor counted."""
         table, control = self._vocabulary.token_bytes, self._vocabulary.control

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from r1_cluster.routing.admission import Admission, Arrival, Estimate, Reason, Refusal, Room, Rules, State, Ticket
+from r1_cluster.routing.admission import Admission, Arrival, Estimate, Reason, Refusal, Rules, State, Ticket
 from r1_cluster.routing.budget import Budget, Step
 from r1_cluster.routing.kv import Shape
 from r1_cluster.routing.lengths import LengthKey
 from r1_cluster.routing.quota import Accounts
 from r1_cluster.routing.tenants import Quota, Tenant
 
-ROOM = Room(kv_tokens_of_largest_rank=100_000, pressure=0.5, step_time_s=0.05)
+
+@dataclass(frozen=True)
+class Fleet:
+    """A Room as a value."""
+
+    largest: int = 0
+    pressure: float = 0.0
+    step_s: float = 0.0
+
+    def fastest_step_s(self) -> float:
+        return self.step_s
+
+
+ROOM = Fleet(largest=100_000, pressure=0.5, step_s=0.05)
 BUDGET = Budget(None, 4000, (Step("default", 4000),))
 SHAPE = Shape(LengthKey("a", "r1"), 100, 8000, 4000)
 
@@ -24,7 +38,7 @@ def tenant(name: str = "a", **changes: Any) -> Tenant:
 
 
 def arrival(of: Tenant | None = None, **changes: Any) -> Arrival:
-    return dataclasses.replace(Arrival(of or tenant(), "r1", prompt_tokens=100, max_tokens=8000), **changes)
+    return Arrival(of or tenant(), "r1", prompt_tokens=100, max_tokens=8000)._replace(**changes)
 
 
 def estimate(tokens: int = 1000, at_least: int = 100) -> Estimate:
@@ -41,7 +55,7 @@ def let_in(gate: Admission, asked: Arrival, tokens: int = 1000, now: float = 0.0
     return got
 
 
-def refused(gate: Admission, asked: Arrival, now: float = 0.0, room: Room = ROOM, **estimated: int) -> Refusal:
+def refused(gate: Admission, asked: Arrival, now: float = 0.0, room: Fleet = ROOM, **estimated: int) -> Refusal:
     got = gate.offer(asked, estimate(**estimated), room, now)
     assert isinstance(got, Refusal)
     return got
@@ -155,7 +169,7 @@ def test_what_no_rank_can_hold_is_refused_for_good() -> None:
     assert refusal.retry_after is None
     assert "exceed the 100000 that a rank's cache holds" in refusal.message
     let_in(admission(), arrival(max_tokens=99_900))
-    assert isinstance(admission().offer(arrival(max_tokens=1 << 30), estimate(), Room(), 0.0), Ticket), "unknown yet"
+    assert isinstance(admission().offer(arrival(max_tokens=1 << 30), estimate(), Fleet(), 0.0), Ticket), "unknown yet"
 
 
 def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
@@ -186,7 +200,7 @@ def test_a_queued_request_becomes_overdue() -> None:
 
 def test_saturation_grows_from_idle_over_full_to_refusing() -> None:
     gate = admission(max_queued=10)
-    assert gate.saturation(Room(), 0.0) == 0.0
+    assert gate.saturation(Fleet(), 0.0) == 0.0
     assert gate.saturation(dataclasses.replace(ROOM, pressure=0.5), 0.0) == pytest.approx(0.4)
     assert gate.saturation(dataclasses.replace(ROOM, pressure=1.7), 0.0) == pytest.approx(0.8)
     levels = []

@@ -90,7 +90,7 @@ def test_growth_is_followed_without_being_pushed(desk: Dispatcher) -> None:
 
 
 def test_all_choices_of_a_request_are_placed_each_where_it_fits_best(desk: Dispatcher) -> None:
-    offer(desk, dataclasses.replace(ARRIVAL, n=4))
+    offer(desk, ARRIVAL._replace(n=4))
     started = start(desk)
     assert [view.worker_id for view in started.ranks] == ["a", "b", "a", "b"]
     assert desk.ledger.count("a") == desk.ledger.count("b") == 2
@@ -101,12 +101,12 @@ def test_all_choices_of_a_request_are_placed_each_where_it_fits_best(desk: Dispa
 def test_a_conversation_returns_to_the_rank_that_has_its_prompt(desk: Dispatcher) -> None:
     prompt = list(range(640))
     chain = desk.prefix.chain(prompt, "acme")
-    offer(desk, dataclasses.replace(ARRIVAL, chain=chain))
+    offer(desk, ARRIVAL._replace(chain=chain))
     first = start(desk)
     desk.end(first.ticket, [Outcome(100, 10)], now=1.0)
     ranks = (rank("a", last_pick=9), rank("b"))
     longer = desk.prefix.chain([*prompt, *range(900, 1000)], "acme")
-    offer(desk, dataclasses.replace(ARRIVAL, prompt_tokens=740, chain=longer), now=1.0)
+    offer(desk, ARRIVAL._replace(prompt_tokens=740, chain=longer), now=1.0)
     again = start(desk, ranks, now=1.0)
     assert again.ranks[0].worker_id == first.ranks[0].worker_id == "a"
     assert again.choices[0].scores["a"]["prefix"] > again.choices[0].scores["b"]["prefix"] == 0
@@ -114,9 +114,9 @@ def test_a_conversation_returns_to_the_rank_that_has_its_prompt(desk: Dispatcher
 
 def test_another_tenants_same_prompt_is_no_reason(desk: Dispatcher) -> None:
     prompt = list(range(640))
-    offer(desk, dataclasses.replace(ARRIVAL, chain=desk.prefix.chain(prompt, "acme")))
+    offer(desk, ARRIVAL._replace(chain=desk.prefix.chain(prompt, "acme")))
     desk.end(start(desk).ticket, [Outcome(100, 10)], now=1.0)
-    offer(desk, dataclasses.replace(ARRIVAL, chain=desk.prefix.chain(prompt, "other")), now=1.0)
+    offer(desk, ARRIVAL._replace(chain=desk.prefix.chain(prompt, "other")), now=1.0)
     assert start(desk, (rank("a", last_pick=9), rank("b")), now=1.0).ranks[0].worker_id == "b"
 
 
@@ -150,7 +150,7 @@ def test_the_budget_is_the_one_of_the_moment_it_starts(desk: Dispatcher) -> None
 
 
 def test_a_request_whose_time_runs_out_while_it_waits_is_refused_not_started(desk: Dispatcher) -> None:
-    ticket = offer(desk, dataclasses.replace(ARRIVAL, deadline=200.0))
+    ticket = offer(desk, ARRIVAL._replace(deadline=200.0))
     got = desk.start_next(RANKS, 199.0)
     assert isinstance(got, Late)
     assert got.ticket is ticket
@@ -173,7 +173,7 @@ def test_a_request_may_move_to_another_rank_and_is_counted_there_only(desk: Disp
 
 def test_asked_budgets_bound_the_reservation() -> None:
     desk = Dispatcher(policy("least_load"), budgets=BudgetRules())
-    small = desk.estimate(dataclasses.replace(ARRIVAL, asked=Asked(tokens=50)), 0.0)
+    small = desk.estimate(ARRIVAL._replace(asked=Asked(tokens=50)), 0.0)
     large = desk.estimate(ARRIVAL, 0.0)
     assert small.budget.applied == 50
     assert small.tokens < large.tokens
@@ -191,7 +191,7 @@ def test_of_many_ranks_the_emptiest_and_those_with_the_prompt_are_looked_at() ->
     chain = desk.prefix.chain(range(640))
     desk.prefix.sent("r99", chain)
     many = tuple(rank(f"r{i}", in_flight=7 if i >= 40 else i % 4, draining=i == 0) for i in range(100))
-    assert isinstance(desk.offer(dataclasses.replace(ARRIVAL, chain=chain), many, 0.0), Ticket)
+    assert isinstance(desk.offer(ARRIVAL._replace(chain=chain), many, 0.0), Ticket)
     started = start(desk, many)
     assert len(started.choices[0].scores) == SHORTLIST + 1
     assert "r99" in started.choices[0].scores

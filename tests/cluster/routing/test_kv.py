@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from r1_cluster.routing.kv import HORIZONS, NOTHING, Following, KvForecast, KvLedger, Shape, Standing, forecast_new
+from r1_cluster.routing.kv import HORIZONS, NOTHING, Following, KvForecast, Shape, Standing, forecast_new
+from r1_cluster.routing.ledger import KvLedger
 from r1_cluster.routing.lengths import LengthForecast, LengthKey, Outcome
 
 KEY = LengthKey("acme", "r1")

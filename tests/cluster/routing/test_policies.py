@@ -62,10 +62,10 @@ def test_round_robin_goes_in_turn_whatever_the_load() -> None:
 
 
 def test_prefix_aware_goes_where_the_prompt_is_unless_that_rank_is_far_busier() -> None:
-    demand = dataclasses.replace(DEMAND, cached={"a": 900})
+    demand = DEMAND._replace(cached={"a": 900})
     assert picked("prefix_aware", rank("a", in_flight=3), rank("b"), demand=demand) == "a"
     assert picked("prefix_aware", rank("a", in_flight=3), rank("b"), demand=DEMAND) == "b"
-    barely = dataclasses.replace(DEMAND, cached={"a": 64})
+    barely = DEMAND._replace(cached={"a": 64})
     assert picked("prefix_aware", rank("a", in_flight=3), rank("b"), demand=barely) == "b"
 
 
@@ -77,7 +77,7 @@ def test_thinking_aware_sees_the_growth_that_counts_do_not_show() -> None:
 
 
 def test_thinking_aware_holds_a_request_that_would_preempt_others() -> None:
-    demand = dataclasses.replace(DEMAND, kv=flat(2_000))
+    demand = DEMAND._replace(kv=flat(2_000))
     full = rank("a", in_flight=2, kv_ahead=flat(9_000))
     choice = policy("thinking_aware").choose(demand, (full,))
     assert choice.rank is None
@@ -96,7 +96,7 @@ def test_what_has_begun_does_not_wait_where_waiting_is_only_advised() -> None:
 
 
 def test_thinking_aware_gives_an_idle_rank_anything() -> None:
-    assert picked("thinking_aware", rank("a"), demand=dataclasses.replace(DEMAND, kv=flat(50_000))) == "a"
+    assert picked("thinking_aware", rank("a"), demand=DEMAND._replace(kv=flat(50_000))) == "a"
 
 
 def test_thinking_aware_lets_requests_wait_in_the_router_not_in_an_engine() -> None:

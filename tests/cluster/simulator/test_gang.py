@@ -6,8 +6,9 @@ import math
 
 import pytest
 from r1_cluster.simulator.costs import Linear
-from r1_cluster.simulator.gang import Gang, Limits
+from r1_cluster.simulator.gang import Gang
 from r1_cluster.simulator.job import Job
+from r1_cluster.simulator.rank import Limits
 
 COSTS = Linear(step_s=0.02, sequence_s=0.001, kv_token_s=1e-7, prompt_token_s=1e-4, kv_tokens=100_000)
 LIMITS = Limits(max_num_seqs=64, max_num_batched_tokens=2048, prefix_caching=True)
@@ -155,8 +156,7 @@ def test_progress_is_read_between_events_too() -> None:
     driven.until(1.0)
     driven.now = 20.0
     assert long.completion_tokens == pytest.approx(20.0 / 0.0211, rel=0.03)
-    assert long.thinking
-    assert long.answer_tokens == 0
+    assert long.standing() == (long.completion_tokens, 0, True)
 
 
 def test_an_idle_pause_is_not_counted_into_the_next_request() -> None:
