@@ -68,6 +68,9 @@ class Job:
     def answer_tokens(self) -> int:
         return max(0, self.completion_tokens - self.thinking_tokens)
 
+    def standing(self) -> tuple[int, int, bool]:
+        return self.completion_tokens, self.answer_tokens, self.thinking
+
     @property
     def ttft_s(self) -> float:
         return self.first_token_at - self.question.at

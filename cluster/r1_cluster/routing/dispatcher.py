@@ -219,8 +219,9 @@ class Dispatcher:
         for row in ledger.refresh(rows, now):
             table.changed(row)
         cached = self.prefix.cached(chain, table.ids(rows)) if chain else {}
-        kv = forecast_new(self.lengths.curves(estimate.shape.key), estimate.shape)
-        demand = Demand(arrival.prompt_tokens, arrival.max_tokens, cached, kv)
+        kv = forecast_new(self.lengths.curves(estimate.shape.key), estimate.shape, ledger.block_tokens)
+        likely = (estimate.tokens - estimate.shape.prompt_tokens) / arrival.n
+        demand = Demand(arrival.prompt_tokens, arrival.max_tokens, cached, kv, likely)
         return self.policy.pick(table.fleet(rows, demand), waits=waits), kv
 
     def _start(

@@ -6,6 +6,7 @@ time some hundreds.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -13,26 +14,23 @@ from typing import NamedTuple
 
 import numpy as np
 
+from r1_cluster.routing.caution import caution
 from r1_cluster.routing.kv import NOTHING, KvForecast
 from r1_cluster.routing.survival import Floats
-
-# A rank is full for a new thought when its forecast, so many standard deviations above the mean, passes its cache. With
-# 1 a sixth of the fillings overflow, and every overflow costs a thought its whole context; 3 holds more than it saves
-# (benchmarks/r1_bench/policies.py).
-CAUTION = 2.0
 
 
 class Demand(NamedTuple):
     """What a request will ask of a rank, in tokens. ``max_tokens`` is an upper bound, thinking included.
 
     ``cached``: for each rank that has any, how much of the prompt's start it is believed to hold. ``kv``: what the
-    request will hold over the next minutes.
+    request will hold over the next minutes. ``likely_tokens``: what it will generate, 0 where nobody knows.
     """
 
     prompt_tokens: int
     max_tokens: int
     cached: Mapping[str, int] = MappingProxyType({})
     kv: KvForecast = NOTHING
+    likely_tokens: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +51,7 @@ class RankView:
     waiting: int = 0
     kv_usage: float = 0.0
     kv_tokens: int = 0
+    block_tokens: int = 1
     step_time_s: float = 0.0
     draining: bool = False
     last_pick: int = 0
@@ -72,19 +71,30 @@ class RankView:
 
 # Of each rank as numbers. ``seats``: requests that are given a seat, a few of them before it is free, so that none
 # stays empty for the time of a message. ``takes``: those that the rank takes at all, waiting in its engine.
-COLUMNS = ("max_num_seqs", "seats", "takes", "load", "kv_usage", "kv_tokens", "draining", "last_pick", "gang")
+COLUMNS = (
+    "max_num_seqs",
+    "seats",
+    "takes",
+    "load",
+    "kv_usage",
+    "kv_tokens",
+    "draining",
+    "last_pick",
+    "gang",
+    "gang_ranks",
+)
 
 
 class Fleet:
     """N ranks for one demand. ``numbers``: ``COLUMNS`` by N; ``ahead``: N by mean and variance by horizons, the KV
-    forecast of what was placed. ``heaviest``: KV tokens on the fullest rank of each one's gang, where it is known of
-    more than these ranks. Gangs are small numbers, -1 for a rank that has none or one to itself."""
+    forecast of what was placed. ``tops``: KV tokens and requests on the fullest ranks of each one's gang, 2 by N, where
+    more of it is known than these ranks. Gangs are small numbers, -1 for a rank that has none or one to itself."""
 
     __slots__ = (
         *COLUMNS,
-        "_heaviest",
         "_now",
         "_peaks",
+        "_tops",
         "ahead",
         "demand",
         "ranks",
@@ -98,6 +108,7 @@ class Fleet:
     draining: Floats
     last_pick: Floats
     gang: Floats
+    gang_ranks: Floats
 
     def __init__(
         self,
@@ -105,7 +116,7 @@ class Fleet:
         ranks: Sequence[RankView],
         numbers: Floats,
         ahead: Floats,
-        heaviest: Floats | None = None,
+        tops: Floats | None = None,
     ) -> None:
         self.demand, self.ranks, self.ahead = demand, ranks, ahead
         (
@@ -118,16 +129,21 @@ class Fleet:
             self.draining,
             self.last_pick,
             self.gang,
+            self.gang_ranks,
         ) = numbers
         self._peaks: Floats | None = None
-        self._heaviest = heaviest
+        self._tops = tops
         self._now: Floats | None = None
 
     @classmethod
     def of(cls, ranks: Sequence[RankView], demand: Demand) -> Fleet:
         """From views, in their order."""
         gangs: dict[str, int] = {}
-        rows = [(*numbers_of(r), gangs.setdefault(r.gang_id, len(gangs)) if r.gang_id else -1) for r in ranks]
+        sizes = Counter(rank.gang_id for rank in ranks if rank.gang_id)
+        rows = [
+            (*numbers_of(r), gangs.setdefault(r.gang_id, len(gangs)) if r.gang_id else -1, sizes.get(r.gang_id, 1))
+            for r in ranks
+        ]
         return cls(
             demand,
             tuple(ranks),
@@ -169,14 +185,15 @@ class Fleet:
         return self.kv_now - self.ahead[:, 0, 0]
 
     @property
-    def heaviest_of_gang(self) -> Floats:
-        """KV tokens on the fullest rank of each one's gang: each step of the gang takes as long as that one's."""
-        if self._heaviest is None:
-            now, gang = self.kv_now, self.gang.astype(np.intp)
-            top = np.zeros(int(gang.max(initial=-1)) + 2)  # the last place is that of -1
-            np.maximum.at(top, gang, now)
-            self._heaviest = np.where(gang < 0, now, top[gang])
-        return self._heaviest
+    def tops_of_gang(self) -> Floats:
+        """KV tokens and requests on the fullest ranks of each one's gang: each step of the gang takes as long as the
+        slowest rank's."""
+        if self._tops is None:
+            both, gang = np.array((self.kv_now, self.load)), self.gang.astype(np.intp)
+            top = np.zeros((2, int(gang.max(initial=-1)) + 2))  # the last place is that of -1
+            np.maximum.at(top.T, gang, both.T)
+            self._tops = np.where(gang < 0, both, top[:, gang])
+        return self._tops
 
     @property
     def peak_with_demand(self) -> Floats:
@@ -185,11 +202,16 @@ class Fleet:
             both = self.ahead + self.demand.kv.both
             above = both[:, 1]
             np.sqrt(above, out=above)
-            above *= CAUTION
+            above *= self._caution()
             above += both[:, 0]
             self._peaks = np.maximum.reduce(above, axis=1)
             self._peaks += self.kv_of_others
         return self._peaks
+
+    def _caution(self) -> Floats | float:
+        demand = self.demand
+        deviations = caution(demand.prompt_tokens, demand.likely_tokens, self.load, self.load * self.gang_ranks)
+        return deviations if isinstance(deviations, float) else deviations[:, None]
 
 
 def numbers_of(rank: RankView) -> tuple[float, ...]:

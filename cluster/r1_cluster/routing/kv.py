@@ -105,15 +105,20 @@ class Following:
         return self.of.standing()
 
 
-def forecast_new(curves: Curves, shape: Shape) -> KvForecast:
-    """The KV of a request that starts now."""
-    held = shape.prompt_tokens + _AHEAD
+def in_blocks(tokens: Floats, block: int) -> Floats:
+    """What so many tokens take of a cache that is given out in blocks of ``block`` tokens."""
+    return tokens if block == 1 else block * np.ceil(tokens / block)
+
+
+def forecast_new(curves: Curves, shape: Shape, block: int = 1) -> KvForecast:
+    """The KV of a request that starts now, in a cache of such blocks."""
+    held = in_blocks(shape.prompt_tokens + _AHEAD, block)
     both = held * curves.from_start(_AHEAD, shape.opens_thought, shape.budget, shape.max_tokens)
     both[1] *= held
     return KvForecast.of(both)
 
 
-def forecast_running(curves: Curves, choices: Sequence[tuple[Shape, Progress]]) -> Floats:
+def forecast_running(curves: Curves, choices: Sequence[tuple[Shape, Progress]], block: int = 1) -> Floats:
     """Each choice's forecast, N by 2 by horizons, all of them with the same curves."""
     limits = [shape[1:4] for shape, _ in choices]
     stands = [(p.of if type(p) is Following else p).standing() for _, p in choices]
@@ -123,7 +128,7 @@ def forecast_running(curves: Curves, choices: Sequence[tuple[Shape, Progress]]) 
         _AHEAD, generated=generated, answered=answered, thinking=thinking > 0, budget=budget, max_tokens=max_tokens
     )
     alive[:, 0] = 1.0  # it is there now, whatever its limits say
-    held = (prompt + generated)[:, None] + _AHEAD
+    held = in_blocks((prompt + generated)[:, None] + _AHEAD, block)
     both = np.empty((len(alive), 2, HORIZON_COUNT))
     mean = np.multiply(held, alive, out=both[:, 0])
     held *= mean

@@ -13,7 +13,8 @@ from r1_cluster.routing.fleet import COLUMNS, Demand, Fleet, RankView, numbers_o
 from r1_cluster.routing.ledger import KvLedger, Rows
 from r1_cluster.routing.survival import Floats
 
-_LOAD, _USAGE, _TOKENS, _PICK, _GANG = map(COLUMNS.index, ("load", "kv_usage", "kv_tokens", "last_pick", "gang"))
+_NAMES = ("load", "kv_usage", "kv_tokens", "last_pick", "gang", "gang_ranks")
+_LOAD, _USAGE, _TOKENS, _PICK, _GANG, _GANG_RANKS = map(COLUMNS.index, _NAMES)
 
 
 class RankTable:
@@ -79,6 +80,7 @@ class RankTable:
         self._views[row] = view
         self._reported[row] = view.load
         self._step_s[row] = view.step_time_s
+        self._ledger.block_tokens = view.block_tokens
         if old is None:
             self._ids[view.worker_id] = row
             self._rows = None
@@ -137,15 +139,15 @@ class RankTable:
         """``rows``: as ``rows`` gave them, with nothing changed since but their forecasts."""
         views = tuple(map(self._views.__getitem__, rows.tolist()))
         numbers = self._numbers.take(rows, axis=1)
-        heaviest = self._heaviest(rows, numbers) if self._shared and len(rows) < len(self._views) else None
-        return Fleet(demand, views, numbers, self._ledger.forecasts.take(rows, axis=0), heaviest)
+        tops = self._tops(rows, numbers) if self._shared and len(rows) < len(self._views) else None
+        return Fleet(demand, views, numbers, self._ledger.forecasts.take(rows, axis=0), tops)
 
-    def _heaviest(self, rows: Rows, numbers: Floats) -> Floats:
+    def _tops(self, rows: Rows, numbers: Floats) -> Floats:
         """Of whole gangs, where only some of their ranks are looked at."""
         self._weigh()
-        gangs = numbers[_GANG].tolist()
-        top = {gang: self._now[list(self._gangs[self._gang_of[int(gang)]])].max() for gang in set(gangs) if gang >= 0}
-        return np.array([top[g] if g >= 0 else self._now[row] for g, row in zip(gangs, rows.tolist(), strict=True)])
+        both, gangs = np.array((self._now, self._numbers[_LOAD])), numbers[_GANG].tolist()
+        top = {g: both[:, list(self._gangs[self._gang_of[int(g)]])].max(axis=1) for g in set(gangs) if g >= 0}
+        return np.array([top[g] if g >= 0 else both[:, row] for g, row in zip(gangs, rows.tolist(), strict=True)]).T
 
     def _count(self) -> None:
         numbers, ledger, emptiest = self._numbers, self._ledger, self._emptiest
@@ -184,6 +186,7 @@ class RankTable:
         rows = self._gangs.get(gang_id, set())
         self._numbers[_GANG, row] = -1
         self._numbers[_GANG, list(rows)] = min(rows) if len(rows) > 1 else -1
+        self._numbers[_GANG_RANKS, [row, *rows]] = max(1, len(rows))
         self._shared = self._shared or len(rows) > 1
         if gang_id and not rows:
             del self._gangs[gang_id]
