@@ -4,7 +4,7 @@ A rank whose cache overflows preempts a request and computes its context again, 
 that. A request that is held instead waits until one that runs on the rank ends. Both are counted in steps that a
 request loses, so nothing has to be known of seconds: holding pays when the chance to overflow is above
 
-    (expected length / requests on the rank) / (context × PROMPT_TOKEN_STEPS × requests on the gang)
+    (expected length / requests on the rank) / (BEGUN × context × PROMPT_TOKEN_STEPS × requests on the gang)
 
 Where thoughts are short and a rank runs few, a preemption costs less than the wait that avoids it; with thousands of
 tokens on ranks that step together it costs hundreds of times as much.
@@ -22,6 +22,10 @@ from r1_cluster.routing.survival import Floats
 # and steps in some 40 ms; the ratio is alike on slower ranks, where both take longer.
 PROMPT_TOKEN_STEPS = 1 / 400
 
+# How much worse a step is that is lost to a request that has begun: its reader sees it stop. By simulation, between
+# fewer preemptions and waits (benchmarks/r1_bench/policies.py): 1 preempts a third more, 8 costs goodput.
+BEGUN = 2.0
+
 # Standard deviations above the mean. More than two hold more than they save.
 MOST = 2.0
 _DEVIATIONS: Floats = np.linspace(0.0, MOST, 41)
@@ -36,6 +40,6 @@ def caution(prompt_tokens: float, likely_tokens: float, on_rank: Floats, on_gang
     if likely_tokens <= 0:
         return MOST
     context = prompt_tokens + likely_tokens / 2
-    stakes = (PROMPT_TOKEN_STEPS * context / likely_tokens) * on_rank * on_gang
+    stakes = (BEGUN * PROMPT_TOKEN_STEPS * context / likely_tokens) * on_rank * on_gang
     deviations: Floats = np.interp(np.log(np.maximum(stakes, 1e-9)), _LOG_STAKES, _DEVIATIONS)
     return deviations

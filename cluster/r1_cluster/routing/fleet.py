@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from r1_cluster.routing.caution import caution
-from r1_cluster.routing.kv import NOTHING, KvForecast
+from r1_cluster.routing.kv import NOTHING, KvForecast, forecast_of_others
 from r1_cluster.routing.survival import Floats
 
 
@@ -24,6 +24,7 @@ class Demand(NamedTuple):
 
     ``cached``: for each rank that has any, how much of the prompt's start it is believed to hold. ``kv``: what the
     request will hold over the next minutes. ``likely_tokens``: what it will generate, 0 where nobody knows.
+    ``others_alive``: the chance that another router's request goes on, at each horizon; None: taken to stay as it is.
     """
 
     prompt_tokens: int
@@ -31,22 +32,25 @@ class Demand(NamedTuple):
     cached: Mapping[str, int] = MappingProxyType({})
     kv: KvForecast = NOTHING
     likely_tokens: float = 0.0
+    others_alive: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RankView:
     """One attached rank at one moment.
 
-    ``in_flight`` is what this router has on it and is exact; ``running`` and ``waiting`` are the rank's own report for
-    all routers, as of its last frame. ``last_pick`` is the number of the last request sent to it, 0 for none.
-    ``kv_ahead`` is the forecast of what this router has placed on it; ``kv_usage`` is a share of ``kv_tokens``, of all
-    routers. Ranks of one gang step together.
+    ``in_flight`` is what this router has on it and is exact, ``others`` what other routers have; ``running`` and
+    ``waiting`` are the rank's own report for all routers, as of its last frame. ``last_pick`` is the number of the last
+    request sent to it, 0 for none. ``kv_ahead`` is the forecast of what this router has placed on it; ``kv_usage`` is a
+    share of ``kv_tokens``, of all routers. The cache is given out in blocks of ``block_tokens``. Ranks of one gang step
+    together.
     """
 
     worker_id: str
     max_num_seqs: int
     max_waiting_requests: int
     in_flight: int = 0
+    others: int = 0
     running: int = 0
     waiting: int = 0
     kv_usage: float = 0.0
@@ -78,6 +82,7 @@ COLUMNS = (
     "load",
     "kv_usage",
     "kv_tokens",
+    "others",
     "draining",
     "last_pick",
     "gang",
@@ -105,6 +110,7 @@ class Fleet:
     load: Floats
     kv_usage: Floats
     kv_tokens: Floats
+    others: Floats
     draining: Floats
     last_pick: Floats
     gang: Floats
@@ -126,6 +132,7 @@ class Fleet:
             self.load,
             self.kv_usage,
             self.kv_tokens,
+            self.others,
             self.draining,
             self.last_pick,
             self.gang,
@@ -199,13 +206,16 @@ class Fleet:
     def peak_with_demand(self) -> Floats:
         """KV tokens at the forecast worst, cautiously, with the demand on the rank."""
         if self._peaks is None:
-            both = self.ahead + self.demand.kv.both
+            both, alive = self.ahead + self.demand.kv.both, self.demand.others_alive
+            if alive is not None:
+                both += forecast_of_others(self.kv_of_others, self.others, alive)
             above = both[:, 1]
             np.sqrt(above, out=above)
             above *= self._caution()
             above += both[:, 0]
             self._peaks = np.maximum.reduce(above, axis=1)
-            self._peaks += self.kv_of_others
+            if alive is None:
+                self._peaks += self.kv_of_others
         return self._peaks
 
     def _caution(self) -> Floats | float:
@@ -223,6 +233,7 @@ def numbers_of(rank: RankView) -> tuple[float, ...]:
         rank.load,
         rank.kv_usage,
         rank.kv_tokens,
+        rank.others,
         rank.draining,
         rank.last_pick,
     )

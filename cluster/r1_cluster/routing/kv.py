@@ -16,7 +16,7 @@ from r1_cluster.routing.lengths import Curves, LengthKey
 from r1_cluster.routing.survival import Floats
 
 HORIZONS = (0, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)  # engine steps
-_AHEAD = np.array(HORIZONS, dtype=np.float64)
+AHEAD: Floats = np.array(HORIZONS, dtype=np.float64)
 HORIZON_COUNT = len(HORIZONS)
 _ZEROS = (0.0,) * HORIZON_COUNT
 
@@ -112,10 +112,21 @@ def in_blocks(tokens: Floats, block: int) -> Floats:
 
 def forecast_new(curves: Curves, shape: Shape, block: int = 1) -> KvForecast:
     """The KV of a request that starts now, in a cache of such blocks."""
-    held = in_blocks(shape.prompt_tokens + _AHEAD, block)
-    both = held * curves.from_start(_AHEAD, shape.opens_thought, shape.budget, shape.max_tokens)
+    held = in_blocks(shape.prompt_tokens + AHEAD, block)
+    both = held * curves.from_start(AHEAD, shape.opens_thought, shape.budget, shape.max_tokens)
     both[1] *= held
     return KvForecast.of(both)
+
+
+def forecast_of_others(tokens: Floats, requests: Floats, alive: Floats) -> Floats:
+    """Of N ranks what other routers have there, N by 2 by horizons: so many tokens of so many requests, which go on as
+    ``alive`` says. Tokens of no known request stay."""
+    held = tokens[:, None] + requests[:, None] * AHEAD
+    known = requests[:, None] > 0
+    both = np.empty((len(tokens), 2, HORIZON_COUNT))
+    both[:, 0] = np.where(known, held * alive, tokens[:, None])
+    both[:, 1] = np.where(known, held * held * alive * (1.0 - alive) / np.maximum(1.0, requests)[:, None], 0.0)
+    return both
 
 
 def forecast_running(curves: Curves, choices: Sequence[tuple[Shape, Progress]], block: int = 1) -> Floats:
@@ -125,10 +136,10 @@ def forecast_running(curves: Curves, choices: Sequence[tuple[Shape, Progress]], 
     prompt, max_tokens, budget = np.array(limits, dtype=np.float64).T
     generated, answered, thinking = np.array(stands, dtype=np.float64).T
     alive = curves.survival(
-        _AHEAD, generated=generated, answered=answered, thinking=thinking > 0, budget=budget, max_tokens=max_tokens
+        AHEAD, generated=generated, answered=answered, thinking=thinking > 0, budget=budget, max_tokens=max_tokens
     )
     alive[:, 0] = 1.0  # it is there now, whatever its limits say
-    held = in_blocks((prompt + generated)[:, None] + _AHEAD, block)
+    held = in_blocks((prompt + generated)[:, None] + AHEAD, block)
     both = np.empty((len(alive), 2, HORIZON_COUNT))
     mean = np.multiply(held, alive, out=both[:, 0])
     held *= mean

@@ -31,6 +31,7 @@ class RankTable:
         self._emptiest = Emptiest()  # draining ones left out
         self._gangs: dict[str, set[int]] = {}  # its rows
         self._gang_of: dict[int, str] = {}
+        self.others = 0  # ranks that have requests of other routers
         self._shared = False  # whether any gang has several rows
         self._rows: Rows | None = None
         self._ids: dict[str, int] = {}
@@ -76,6 +77,7 @@ class RankTable:
         if old is None or old.gang_id != view.gang_id:
             self._leave(row)
             self._join(row, view.gang_id)
+        self.others += (view.others > 0) - (old is not None and old.others > 0)
         self._numbers[:_GANG, row] = numbers_of(view)
         self._views[row] = view
         self._reported[row] = view.load
@@ -100,6 +102,7 @@ class RankTable:
         self._now[row] = self._peaks[row] = 0.0
         del self._reported[row], self._step_s[row]
         self._rows = None
+        self.others -= gone.others > 0
         self.kv_tokens -= gone.kv_tokens
         self.largest = max((each.kv_tokens for each in self._views.values()), default=0)
         self._leave(row)
