@@ -16,7 +16,7 @@ INSTALL := VENV=$(VENV) PYTHON=$(PYTHON) requirements/install.sh
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install serve test test-slow check format nano topology bench-router bench-peers failover observability chart-check chart-schema kernels-aot test-interpret bench-kernels lock protos clean
+.PHONY: help install serve test test-slow check format nano topology bench-router bench-peers failover upgrade-drill observability chart-check chart-schema kernels-aot test-interpret bench-kernels lock protos clean
 
 ##@ Run it
 help: ## list the targets
@@ -64,6 +64,9 @@ bench-peers: $(VENV)/.dev ## the nano stack beside vLLM's server, vllm-router an
 
 failover: $(VENV)/.dev ## kill ranks of FAILOVER_PLAN under STREAMS=64 streams: is a token lost, repeated or different?
 	@$(BIN)/python -m r1_bench.failover --streams $(STREAMS) --plan $(FAILOVER_PLAN) $(ARGS)
+
+upgrade-drill: $(VENV)/.dev ## new weights under load: two fleets, routers started anew, an alias moved; anybody dropped?
+	@$(BIN)/python -m r1_bench.upgrade $(ARGS)
 
 ##@ Chart and dashboards
 observability: $(VENV)/.dev ## write the Grafana dashboards, and the chart's copies of them and of Prometheus' rules

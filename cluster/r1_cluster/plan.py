@@ -230,8 +230,10 @@ class Plan(_Frozen):
 
     @property
     def hash(self) -> str:
-        """Twelve hex digits over the canonical JSON, without the name and the planner's notes, which change nothing."""
-        value = self.model_dump(mode="json", exclude={"name", "reasons", "memory", "predicted"})
+        """Twelve hex digits over the canonical JSON. Left out is what changes nothing for a rank: the name, the
+        planner's notes, and the aliases, which routers move from one model to another while both fleets serve."""
+        notes = {"name": True, "reasons": True, "memory": True, "predicted": True}
+        value = self.model_dump(mode="json", exclude={**notes, "model": {"aliases"}})
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
     def to_yaml(self) -> str:

@@ -210,6 +210,11 @@ class Tenants(_Strict):
     anonymous: bool
 
 
+class FleetToken(_Strict):
+    existingSecret: str
+    key: str = Field(min_length=1)
+
+
 class NetworkPolicy(_Strict):
     enabled: bool
     clientsFrom: Objects
@@ -278,6 +283,7 @@ class Values(_Strict):
     ray: Ray
     rdma: Rdma
     tenants: Tenants
+    fleetToken: FleetToken
     networkPolicy: NetworkPolicy
     ingress: Ingress
     gateway: Gateway
