@@ -32,14 +32,14 @@ _DEVIATIONS: Floats = np.linspace(0.0, MOST, 41)
 _LOG_STAKES: Floats = np.array([-np.log(1.0 - NormalDist().cdf(z)) for z in _DEVIATIONS])
 
 
-def caution(prompt_tokens: float, likely_tokens: float, on_rank: Floats, on_gang: Floats) -> Floats | float:
-    """By rank, how many standard deviations above its mean the forecast has to fit: 0 to ``MOST``.
+def caution(prompt_tokens: float, likely_tokens: float, on_rank: Floats, on_gang: Floats) -> Floats:
+    """By rank, how many standard deviations above its mean the forecast has to fit, 0 to ``MOST``: N by 1.
 
     ``likely_tokens``: what the request will generate, 0 where nobody knows; requests ``on_rank`` and ``on_gang``.
     """
     if likely_tokens <= 0:
-        return MOST
+        return np.full((len(on_rank), 1), MOST)
     context = prompt_tokens + likely_tokens / 2
     stakes = (BEGUN * PROMPT_TOKEN_STEPS * context / likely_tokens) * on_rank * on_gang
     deviations: Floats = np.interp(np.log(np.maximum(stakes, 1e-9)), _LOG_STAKES, _DEVIATIONS)
-    return deviations
+    return deviations[:, None]

@@ -24,9 +24,10 @@ from r1_cluster.routing.tenants import BudgetPolicy
 
 Ranks = Sequence[RankView] | RankTable
 
-# Ranks looked at closely for one pick: the emptiest, and as many that have most of the prompt cached. The cost of a
-# pick does not grow with the fleet, and between the emptiest there is choice enough.
-SHORTLIST = 32
+# Of a fleet of more than WHOLE ranks a pick looks only at the SHORTLIST emptiest and at as many that have most of the
+# prompt cached: it costs the same in any fleet, and between the emptiest there is choice enough.
+WHOLE = 16
+SHORTLIST = 8
 
 
 class Start(NamedTuple):
@@ -214,8 +215,10 @@ class Dispatcher:
     ) -> tuple[Choice, KvForecast]:
         """Where a choice goes, and its forecast."""
         table, ledger, chain = self.table, self.ledger, arrival.chain
-        also = self.prefix.longest(chain, SHORTLIST) if chain and len(table) > SHORTLIST else ()
-        rows = table.rows(SHORTLIST, also)
+        if len(table) <= WHOLE:
+            rows = table.every()
+        else:
+            rows = table.shortlist(SHORTLIST, self.prefix.longest(chain, SHORTLIST) if chain else ())
         for row in ledger.refresh(rows, now):
             table.changed(row)
         cached = self.prefix.cached(chain, table.ids(rows)) if chain else {}

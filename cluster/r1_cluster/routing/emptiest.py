@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-BUCKETS = 64  # to a full batch; what queues beyond lies in buckets of the same width
+BUCKETS = 512  # to a full batch; what queues beyond lies in buckets of the same width
 
 
 class Emptiest:

@@ -6,6 +6,7 @@ time some hundreds.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,103 +74,100 @@ class RankView:
         return max(0.0, self.kv_usage * self.kv_tokens - float(self.kv_ahead.mean[0]))
 
 
-# Of each rank as numbers. ``seats``: requests that are given a seat, a few of them before it is free, so that none
-# stays empty for the time of a message. ``takes``: those that the rank takes at all, waiting in its engine.
-COLUMNS = (
-    "max_num_seqs",
-    "seats",
-    "takes",
-    "load",
-    "kv_usage",
-    "kv_tokens",
-    "others",
-    "draining",
-    "last_pick",
-    "gang",
-    "gang_ranks",
-)
+class Numbers(NamedTuple):
+    """What a policy reads of each rank: a column of a Fleet each. KV in tokens.
+
+    ``seats``: requests that are given a seat, a few of them before it is free, so that none stays empty for the time of
+    a message. ``takes``: those that the rank takes at all, waiting in its engine. ``kv_room``: what its forecast must
+    stay within; no limit for a rank that is empty or has not said how large its cache is. ``kv_now``: in use, what was
+    just sent included: what the rank's step time follows. ``kv_of_others``: the part of it that this router does not
+    know of. ``others``: requests of other routers. ``gang``: a small number; ``gang_ranks``: ranks that step together.
+    """
+
+    draining: float
+    last_pick: float
+    gang: float
+    gang_ranks: float
+    others: float
+    seats: float
+    takes: float
+    kv_tokens: float
+    load: float
+    few: float  # 1 for an empty rank, a half for one with as many requests as seats
+    free: float  # the share of its cache, by its own report
+    kv_room: float
+    kv_now: float
+    kv_of_others: float
+
+
+(
+    DRAINING,
+    LAST_PICK,
+    GANG,
+    GANG_RANKS,
+    OTHERS,
+    SEATS,
+    TAKES,
+    KV_TOKENS,
+    LOAD,
+    FEW,
+    FREE,
+    KV_ROOM,
+    KV_NOW,
+    KV_OF_OTHERS,
+) = range(14)
+
+
+def numbers_of(rank: RankView, gang: int, gang_ranks: int) -> Numbers:
+    held = rank.kv_ahead.both.item(0, 0)
+    now = max(rank.kv_usage * rank.kv_tokens, held)
+    return Numbers(
+        draining=rank.draining,
+        last_pick=rank.last_pick,
+        gang=gang,
+        gang_ranks=gang_ranks,
+        others=rank.others,
+        seats=rank.max_num_seqs + rank.max_num_seqs // 16,
+        takes=rank.max_num_seqs + rank.max_waiting_requests,
+        kv_tokens=rank.kv_tokens,
+        load=rank.load,
+        few=1.0 / (1.0 + rank.load / rank.max_num_seqs),
+        free=1.0 - min(1.0, rank.kv_usage),
+        kv_room=rank.kv_tokens if rank.load and rank.kv_tokens else math.inf,
+        kv_now=now,
+        kv_of_others=now - held,
+    )
 
 
 class Fleet:
-    """N ranks for one demand. ``numbers``: ``COLUMNS`` by N; ``ahead``: N by mean and variance by horizons, the KV
-    forecast of what was placed. ``tops``: KV tokens and requests on the fullest ranks of each one's gang, 2 by N, where
-    more of it is known than these ranks. Gangs are small numbers, -1 for a rank that has none or one to itself."""
+    """N ranks for one demand. ``numbers``: ``Numbers`` by N; ``ahead``: N by mean and variance by horizons, the KV
+    forecast of what was placed; ``tops``: KV in use and requests on the fullest ranks of each one's gang, which steps
+    at their pace, 2 by N; None where no gang has several."""
 
-    __slots__ = (
-        *COLUMNS,
-        "_now",
-        "_peaks",
-        "_tops",
-        "ahead",
-        "demand",
-        "ranks",
-    )
-    max_num_seqs: Floats
-    seats: Floats
-    takes: Floats
-    load: Floats
-    kv_usage: Floats
-    kv_tokens: Floats
-    others: Floats
-    draining: Floats
-    last_pick: Floats
-    gang: Floats
-    gang_ranks: Floats
+    __slots__ = ("_peaks", "ahead", "demand", "numbers", "ranks", "tops")
 
     def __init__(
-        self,
-        demand: Demand,
-        ranks: Sequence[RankView],
-        numbers: Floats,
-        ahead: Floats,
-        tops: Floats | None = None,
+        self, demand: Demand, ranks: Sequence[RankView], numbers: Floats, ahead: Floats, tops: Floats | None
     ) -> None:
-        self.demand, self.ranks, self.ahead = demand, ranks, ahead
-        (
-            self.max_num_seqs,
-            self.seats,
-            self.takes,
-            self.load,
-            self.kv_usage,
-            self.kv_tokens,
-            self.others,
-            self.draining,
-            self.last_pick,
-            self.gang,
-            self.gang_ranks,
-        ) = numbers
+        self.demand, self.ranks, self.numbers, self.ahead, self.tops = demand, ranks, numbers, ahead, tops
         self._peaks: Floats | None = None
-        self._tops = tops
-        self._now: Floats | None = None
 
     @classmethod
     def of(cls, ranks: Sequence[RankView], demand: Demand) -> Fleet:
         """From views, in their order."""
         gangs: dict[str, int] = {}
-        sizes = Counter(rank.gang_id for rank in ranks if rank.gang_id)
-        rows = [
-            (*numbers_of(r), gangs.setdefault(r.gang_id, len(gangs)) if r.gang_id else -1, sizes.get(r.gang_id, 1))
-            for r in ranks
-        ]
-        return cls(
-            demand,
-            tuple(ranks),
-            np.array(rows, dtype=np.float64).reshape(len(ranks), len(COLUMNS)).T,
-            np.array([r.kv_ahead.both for r in ranks], dtype=np.float64).reshape(len(ranks), *NOTHING.both.shape),
-        )
+        names = [rank.gang_id or f"alone {i}" for i, rank in enumerate(ranks)]
+        sizes = Counter(names)
+        rows = [numbers_of(r, gangs.setdefault(g, len(gangs)), sizes[g]) for r, g in zip(ranks, names, strict=True)]
+        numbers = np.array(rows, dtype=np.float64).reshape(len(ranks), len(Numbers._fields)).T
+        top = np.zeros((len(gangs), 2))
+        gang = numbers[GANG].astype(np.intp)
+        np.maximum.at(top, gang, numbers[[KV_NOW, LOAD]].T)
+        ahead = np.array([r.kv_ahead.both for r in ranks], dtype=np.float64).reshape(len(ranks), *NOTHING.both.shape)
+        return cls(demand, tuple(ranks), numbers, ahead, top[gang].T)
 
     def __len__(self) -> int:
         return len(self.ranks)
-
-    @property
-    def sized(self) -> bool:
-        """Whether every rank has said how large its cache is."""
-        return np.count_nonzero(self.kv_tokens) == len(self.ranks)
-
-    @property
-    def lone(self) -> bool:
-        """Whether no rank shares its gang with another."""
-        return bool(np.maximum.reduce(self.gang, initial=-1.0) < 0)
 
     @property
     def cached(self) -> Floats | None:
@@ -180,60 +178,19 @@ class Fleet:
         return np.array([held.get(rank.worker_id, 0) for rank in self.ranks], dtype=np.float64)
 
     @property
-    def kv_now(self) -> Floats:
-        """KV tokens in use, what was just sent included: what the rank's step time follows."""
-        if self._now is None:
-            self._now = np.maximum(self.kv_usage * self.kv_tokens, self.ahead[:, 0, 0])
-        return self._now
-
-    @property
-    def kv_of_others(self) -> Floats:
-        """KV tokens in use that this router does not know of: other routers' requests, taken to stay."""
-        return self.kv_now - self.ahead[:, 0, 0]
-
-    @property
-    def tops_of_gang(self) -> Floats:
-        """KV tokens and requests on the fullest ranks of each one's gang: each step of the gang takes as long as the
-        slowest rank's."""
-        if self._tops is None:
-            both, gang = np.array((self.kv_now, self.load)), self.gang.astype(np.intp)
-            top = np.zeros((2, int(gang.max(initial=-1)) + 2))  # the last place is that of -1
-            np.maximum.at(top.T, gang, both.T)
-            self._tops = np.where(gang < 0, both, top[:, gang])
-        return self._tops
-
-    @property
     def peak_with_demand(self) -> Floats:
         """KV tokens at the forecast worst, cautiously, with the demand on the rank."""
         if self._peaks is None:
-            both, alive = self.ahead + self.demand.kv.both, self.demand.others_alive
+            demand, numbers = self.demand, self.numbers
+            both, alive = self.ahead + demand.kv.both, demand.others_alive
             if alive is not None:
-                both += forecast_of_others(self.kv_of_others, self.others, alive)
+                both += forecast_of_others(numbers[KV_OF_OTHERS], numbers[OTHERS], alive)
             above = both[:, 1]
             np.sqrt(above, out=above)
-            above *= self._caution()
+            load = numbers[LOAD]
+            above *= caution(demand.prompt_tokens, demand.likely_tokens, load, load * numbers[GANG_RANKS])
             above += both[:, 0]
             self._peaks = np.maximum.reduce(above, axis=1)
             if alive is None:
-                self._peaks += self.kv_of_others
+                self._peaks += numbers[KV_OF_OTHERS]
         return self._peaks
-
-    def _caution(self) -> Floats | float:
-        demand = self.demand
-        deviations = caution(demand.prompt_tokens, demand.likely_tokens, self.load, self.load * self.gang_ranks)
-        return deviations if isinstance(deviations, float) else deviations[:, None]
-
-
-def numbers_of(rank: RankView) -> tuple[float, ...]:
-    """A view's part of ``COLUMNS``, without the gang."""
-    return (
-        rank.max_num_seqs,
-        rank.max_num_seqs + rank.max_num_seqs // 16,
-        rank.max_num_seqs + rank.max_waiting_requests,
-        rank.load,
-        rank.kv_usage,
-        rank.kv_tokens,
-        rank.others,
-        rank.draining,
-        rank.last_pick,
-    )

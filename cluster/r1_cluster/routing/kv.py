@@ -131,10 +131,13 @@ def forecast_of_others(tokens: Floats, requests: Floats, alive: Floats) -> Float
 
 def forecast_running(curves: Curves, choices: Sequence[tuple[Shape, Progress]], block: int = 1) -> Floats:
     """Each choice's forecast, N by 2 by horizons, all of them with the same curves."""
-    limits = [shape[1:4] for shape, _ in choices]
-    stands = [(p.of if type(p) is Following else p).standing() for _, p in choices]
-    prompt, max_tokens, budget = np.array(limits, dtype=np.float64).T
-    generated, answered, thinking = np.array(stands, dtype=np.float64).T
+    numbers: list[float] = []
+    for shape, progress in choices:
+        _, prompt_tokens, most, bound, _ = shape
+        numbers += (prompt_tokens, most, bound)
+        numbers += (progress.of if type(progress) is Following else progress).standing()
+    columns = np.array(numbers, dtype=np.float64).reshape(-1, 6).T
+    prompt, max_tokens, budget, generated, answered, thinking = columns
     alive = curves.survival(
         AHEAD, generated=generated, answered=answered, thinking=thinking > 0, budget=budget, max_tokens=max_tokens
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,12 +20,13 @@ from r1_cluster.routing.survival import Floats
 Rows = NDArray[np.intp]
 
 
-class _Placed(NamedTuple):
+class _Placed:
     """A choice, and its own forecast as of the last reading."""
 
-    shape: Shape
-    progress: Progress
-    forecast: Floats
+    __slots__ = ("forecast", "progress", "shape")
+
+    def __init__(self, shape: Shape, progress: Progress, forecast: Floats) -> None:
+        self.shape, self.progress, self.forecast = shape, progress, forecast
 
 
 class KvLedger:
@@ -101,6 +100,10 @@ class KvLedger:
         row = self._rows.get(rank)
         return 0 if row is None else self.counts[row]
 
+    def held(self, row: int) -> float:
+        """KV tokens of what is placed there, as of the last reading."""
+        return self.forecasts.item(row, 0, 0)
+
     def peak(self, rank: str) -> float:
         """KV tokens of what is placed on the rank, at its forecast worst moment."""
         row = self._rows.get(rank)
@@ -116,7 +119,10 @@ class KvLedger:
 
     def refresh(self, rows: Rows, now: float) -> list[int]:
         """Read the growth on those of ``rows`` whose forecast is old. Returns them."""
-        due: list[int] = rows[self.refreshed_at[rows] <= now - self._refresh_s].tolist()
+        old = self.refreshed_at[rows] <= now - self._refresh_s
+        if not old.any():
+            return []
+        due: list[int] = rows[old].tolist()
         for row in due:
             self._read(row)
             self.refreshed_at[row] = now
@@ -124,19 +130,21 @@ class KvLedger:
 
     def _read(self, row: int) -> None:
         """Forecast each choice anew from where it stands."""
-        placed = self._placed[row]
-        by_key: dict[LengthKey, list[int]] = {}
-        for number, each in placed.items():
-            by_key.setdefault(each.shape.key, []).append(number)
+        by_key: dict[LengthKey, list[_Placed]] = {}
+        for placed in self._placed[row].values():
+            key = placed.shape.key
+            some = by_key.get(key)
+            if some is None:
+                some = by_key[key] = []
+            some.append(placed)
         total = self.forecasts[row]
         total[:] = 0.0
-        for key, numbers in by_key.items():
-            some = [placed[number] for number in numbers]
+        for key, some in by_key.items():
             stand = [(p.shape, p.progress) for p in some]
             forecasts = forecast_running(self._lengths.curves(key), stand, self.block_tokens)
             total += np.add.reduce(forecasts)
-            for number, each, forecast in zip(numbers, some, forecasts, strict=True):
-                placed[number] = _Placed(each.shape, each.progress, forecast)
+            for placed, forecast in zip(some, forecasts, strict=True):
+                placed.forecast = forecast
 
     def _grown(self) -> int:
         row = len(self._placed)

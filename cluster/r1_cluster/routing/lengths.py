@@ -152,8 +152,9 @@ class _Level:
 
     def observe(self, seen: Sequence[tuple[int, int, bool]]) -> None:
         """``seen``: of a histogram by number, a bin, and whether the length was censored."""
+        histograms = self.histograms
         for which, place, censored in seen:
-            self.histograms[which].count(place, censored)
+            histograms[which].count(place, censored)
 
 
 class LengthForecast:

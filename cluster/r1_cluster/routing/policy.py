@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add, and_
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from r1_cluster.routing.fleet import Demand, Fleet, RankView
+from r1_cluster.routing.fleet import LAST_PICK, Demand, Fleet, RankView
 from r1_cluster.routing.survival import Floats
 
 Bools = NDArray[np.bool_]
@@ -106,13 +108,9 @@ class Policy:
         if not ranks:
             return Choice(None)
         kept = {f.name: f.keeps(fleet) for f in filters}
-        passed = np.ones(len(ranks), dtype=np.bool_)
-        for column in kept.values():
-            passed &= column
         points = {s.name: s.weight * s.score(fleet) for s in self.scorers}
-        total = np.zeros(len(ranks))
-        for point in points.values():
-            total += point
+        passed = reduce(and_, kept.values()) if kept else np.ones(len(ranks), dtype=np.bool_)
+        total = reduce(add, points.values()) if points else np.zeros(len(ranks))
         # From here on as plain numbers: a dozen comparisons cost less than a call that does them all.
         scores = [score if ok else -math.inf for score, ok in zip(total.tolist(), passed.tolist(), strict=True)]
         top = max(scores)
@@ -122,6 +120,6 @@ class Policy:
         equals = [index for index, score in enumerate(scores) if score >= least]
         best = equals[0]
         if len(equals) > 1:
-            picks = fleet.last_pick
+            picks = fleet.numbers[LAST_PICK]
             best = min(equals, key=lambda i: (picks[i], ranks[i].worker_id))
         return Choice(ranks[best], ranks, kept, points)

@@ -9,12 +9,23 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from r1_cluster.routing.emptiest import Emptiest
-from r1_cluster.routing.fleet import COLUMNS, Demand, Fleet, RankView, numbers_of
+from r1_cluster.routing.fleet import (
+    FEW,
+    FREE,
+    GANG,
+    GANG_RANKS,
+    KV_NOW,
+    KV_OF_OTHERS,
+    KV_ROOM,
+    LAST_PICK,
+    LOAD,
+    Demand,
+    Fleet,
+    Numbers,
+    RankView,
+    numbers_of,
+)
 from r1_cluster.routing.ledger import KvLedger, Rows
-from r1_cluster.routing.survival import Floats
-
-_NAMES = ("load", "kv_usage", "kv_tokens", "last_pick", "gang", "gang_ranks")
-_LOAD, _USAGE, _TOKENS, _PICK, _GANG, _GANG_RANKS = map(COLUMNS.index, _NAMES)
 
 
 class RankTable:
@@ -23,21 +34,20 @@ class RankTable:
 
     def __init__(self, ledger: KvLedger) -> None:
         self._ledger = ledger
-        self._numbers = np.zeros((len(COLUMNS), 16))
-        self._now = np.zeros(16)  # KV tokens in use, what was just sent included
-        self._peaks = np.zeros(16)  # at the forecast worst, with what others hold
+        self._numbers = np.zeros((len(Numbers._fields), 16))
+        self._top = np.zeros((2, 16))  # by gang, KV tokens in use and requests on its fullest ranks
+        self.others = 0  # ranks that have requests of other routers
         self._views: dict[int, RankView] = {}
         self._reported: dict[int, int] = {}  # requests on the rank, by its own view
         self._emptiest = Emptiest()  # draining ones left out
         self._gangs: dict[str, set[int]] = {}  # its rows
         self._gang_of: dict[int, str] = {}
-        self.others = 0  # ranks that have requests of other routers
         self._shared = False  # whether any gang has several rows
         self._rows: Rows | None = None
         self._ids: dict[str, int] = {}
         self._step_s: dict[int, float] = {}
-        self._changed: set[int] = set()  # rows whose load may be another
-        self._grown: set[int] = set()  # rows whose KV may be
+        self._usage: dict[int, float] = {}
+        self._changed: set[int] = set()  # rows whose numbers are to be looked at
         self.kv_tokens = 0
         self.largest = 0
 
@@ -49,8 +59,10 @@ class RankTable:
         """Forecast KV, each rank at its own worst moment, over all KV. O(ranks)"""
         if not self.kv_tokens:
             return 0.0
-        self._weigh()
-        return float(self._peaks.sum()) / self.kv_tokens
+        self._settle()
+        rows = np.array(list(self._views), dtype=np.intp)
+        peaks = self._ledger.forecasts[rows, 0].max(axis=1) + self._numbers[KV_OF_OTHERS, rows]
+        return float(peaks.sum()) / self.kv_tokens
 
     def fastest_step_s(self) -> float:
         """O(ranks)"""
@@ -72,17 +84,17 @@ class RankTable:
         row = self._ledger.row(view.worker_id)
         old = self._views.get(row)
         if row >= self._numbers.shape[1]:
-            self._numbers = np.concatenate([self._numbers, np.zeros((len(COLUMNS), row + 1))], axis=1)
-            self._now, self._peaks = (np.concatenate([a, np.zeros(row + 1)]) for a in (self._now, self._peaks))
+            self._numbers = np.concatenate([self._numbers, np.zeros((len(self._numbers), row + 1))], axis=1)
+            self._top = np.concatenate([self._top, np.zeros((2, row + 1))], axis=1)
         if old is None or old.gang_id != view.gang_id:
             self._leave(row)
             self._join(row, view.gang_id)
-        self.others += (view.others > 0) - (old is not None and old.others > 0)
-        self._numbers[:_GANG, row] = numbers_of(view)
-        self._views[row] = view
-        self._reported[row] = view.load
-        self._step_s[row] = view.step_time_s
+        gang, gang_ranks = self._numbers[[GANG, GANG_RANKS], row].tolist()
+        self._numbers[:, row] = numbers_of(view, gang, gang_ranks)
         self._ledger.block_tokens = view.block_tokens
+        self.others += (view.others > 0) - (old is not None and old.others > 0)
+        self._views[row] = view
+        self._reported[row], self._usage[row], self._step_s[row] = view.load, view.kv_usage, view.step_time_s
         if old is None:
             self._ids[view.worker_id] = row
             self._rows = None
@@ -99,8 +111,8 @@ class RankTable:
             return
         gone = self._views.pop(row)
         self._emptiest.discard(row)
-        self._now[row] = self._peaks[row] = 0.0
-        del self._reported[row], self._step_s[row]
+        self._numbers[KV_NOW, row] = 0.0
+        del self._reported[row], self._usage[row], self._step_s[row]
         self._rows = None
         self.others -= gone.others > 0
         self.kv_tokens -= gone.kv_tokens
@@ -110,70 +122,70 @@ class RankTable:
     def report(self, row: int, *, load: int, kv_usage: float, step_time_s: float) -> None:
         """What a frame says of a rank's load."""
         self._reported[row] = load
-        self._numbers[_USAGE, row] = kv_usage
+        self._usage[row] = kv_usage
         self._step_s[row] = step_time_s
         self.changed(row)
 
     def picked(self, row: int, number: int) -> None:
         """The rank got the request of this ``number``: the higher, the more recent."""
-        self._numbers[_PICK, row] = number
+        self._numbers[LAST_PICK, row] = number
 
     def changed(self, row: int) -> None:
         """The ledger's entries of a row, or its own numbers, are not what they were."""
         self._changed.add(row)
-        self._grown.add(row)
 
-    def rows(self, most: int, also: Iterable[str] = ()) -> Rows:
-        """All ranks, or of more than ``most`` the emptiest and those named in ``also``."""
-        if self._changed:
-            self._count()
-        if len(self._views) > most:
-            chosen = self._emptiest.first(most)
-            chosen += {self._ids[rank] for rank in also if rank in self._ids}.difference(chosen)
-            return np.array(sorted(chosen), dtype=np.intp)
+    def every(self) -> Rows:
         if self._rows is None:
             self._rows = np.array(list(self._views), dtype=np.intp)
         return self._rows
+
+    def shortlist(self, most: int, also: Iterable[str] = ()) -> Rows:
+        """The ``most`` emptiest ranks that do not drain, and those named in ``also``."""
+        self._settle()
+        chosen = self._emptiest.first(most)
+        chosen += {self._ids[rank] for rank in also if rank in self._ids}.difference(chosen)
+        return np.array(sorted(chosen), dtype=np.intp)
 
     def ids(self, rows: Rows) -> list[str]:
         return [self._views[row].worker_id for row in rows.tolist()]
 
     def fleet(self, rows: Rows, demand: Demand) -> Fleet:
-        """``rows``: as ``rows`` gave them, with nothing changed since but their forecasts."""
+        self._settle()
         views = tuple(map(self._views.__getitem__, rows.tolist()))
         numbers = self._numbers.take(rows, axis=1)
-        tops = self._tops(rows, numbers) if self._shared and len(rows) < len(self._views) else None
+        tops = self._top.take(numbers[GANG].astype(np.intp), axis=1) if self._shared else None
         return Fleet(demand, views, numbers, self._ledger.forecasts.take(rows, axis=0), tops)
 
-    def _tops(self, rows: Rows, numbers: Floats) -> Floats:
-        """Of whole gangs, where only some of their ranks are looked at."""
-        self._weigh()
-        both, gangs = np.array((self._now, self._numbers[_LOAD])), numbers[_GANG].tolist()
-        top = {g: both[:, list(self._gangs[self._gang_of[int(g)]])].max(axis=1) for g in set(gangs) if g >= 0}
-        return np.array([top[g] if g >= 0 else both[:, row] for g, row in zip(gangs, rows.tolist(), strict=True)]).T
-
-    def _count(self) -> None:
-        numbers, ledger, emptiest = self._numbers, self._ledger, self._emptiest
-        for row in self._changed:
+    def _settle(self) -> None:
+        """Bring the numbers of what changed up to date."""
+        numbers, ledger = self._numbers, self._ledger
+        while self._changed:
+            row = self._changed.pop()
             view = self._views.get(row)
-            if view is not None:
-                load = max(self._reported[row], ledger.counts[row])
-                numbers[_LOAD, row] = load
-                emptiest.put(row, math.inf if view.draining else load / view.max_num_seqs)
-        self._changed.clear()
+            if view is None:
+                continue
+            load, usage, held = max(self._reported[row], ledger.counts[row]), self._usage[row], ledger.held(row)
+            share = load / view.max_num_seqs
+            self._emptiest.put(row, math.inf if view.draining else share)
+            now = max(usage * view.kv_tokens, held)
+            numbers[LOAD, row] = load
+            numbers[FEW, row] = 1.0 / (1.0 + share)
+            numbers[FREE, row] = 1.0 - min(1.0, usage)
+            numbers[KV_ROOM, row] = view.kv_tokens if load and view.kv_tokens else math.inf
+            numbers[KV_OF_OTHERS, row] = now - held
+            numbers[KV_NOW, row] = now
+            if self._shared:
+                self._raise(row)
 
-    def _weigh(self) -> None:
-        """Bring KV in use and the forecast peaks up to date."""
-        if self._grown:
-            rows = np.array([row for row in self._grown if row in self._views], dtype=np.intp)
-            self._grown.clear()
-            mean = self._ledger.forecasts[rows, 0]
-            now = self._numbers[_USAGE, rows] * self._numbers[_TOKENS, rows]
-            self._now[rows] = now = np.maximum(now, mean[:, 0])
-            self._peaks[rows] = now - mean[:, 0] + mean.max(axis=1)
+    def _raise(self, row: int) -> None:
+        """The fullest of the row's gang may be another."""
+        gang = int(self._numbers[GANG, row])
+        rows = self._gangs.get(self._gang_of[row])
+        mine = self._numbers[:, list(rows) if rows else [row]]
+        self._top[0, gang], self._top[1, gang] = mine[KV_NOW].max(), mine[LOAD].max()
 
     def _join(self, row: int, gang_id: str) -> None:
-        """Rows of one gang carry the number of one of them, -1 where it is alone."""
+        """Rows of one gang carry the number of one of them."""
         self._gang_of[row] = gang_id
         if gang_id:
             self._gangs.setdefault(gang_id, set()).add(row)
@@ -187,9 +199,10 @@ class RankTable:
 
     def _number(self, row: int, gang_id: str) -> None:
         rows = self._gangs.get(gang_id, set())
-        self._numbers[_GANG, row] = -1
-        self._numbers[_GANG, list(rows)] = min(rows) if len(rows) > 1 else -1
-        self._numbers[_GANG_RANKS, [row, *rows]] = max(1, len(rows))
+        self._numbers[GANG, row] = row
+        self._numbers[GANG, list(rows)] = min(rows, default=row)
+        self._numbers[GANG_RANKS, [row, *rows]] = max(1, len(rows))
+        self._changed |= rows
         self._shared = self._shared or len(rows) > 1
         if gang_id and not rows:
             del self._gangs[gang_id]

@@ -20,13 +20,17 @@ LONGEST = 4096  # steps taken at once, so that loads are reported
 
 
 class Gang:
-    """Steps by itself: call ``advance`` at ``due``, which moves with every ``submit``, ``advance``, ``fail``."""
+    """Steps by itself: call ``advance`` at ``due``, which moves with every ``submit``, ``advance``, ``fail``.
+
+    ``at`` is when the steps under way began, or, where that is ahead, when the next one will: a prompt that comes
+    during a step is planned for its end.
+    """
 
     def __init__(self, name: str, ranks: int, costs: Costs, limits: Limits, clock: Callable[[], float]) -> None:
         self.name, self.costs, self.limits, self._clock = name, costs, limits, clock
         self.ranks = [Rank(costs.kv_tokens, limits) for _ in range(ranks)]
         self.steps = 0  # done
-        self.at = 0.0  # when the last of them was
+        self.at = 0.0
         self.due = math.inf
         self.step_s = 0.0
         self.tokens = 0  # generated
@@ -59,20 +63,21 @@ class Gang:
             self.at = now
             self.steps = self._marks.next  # the pause lies between two marks
             self._go()
+        elif now < self.at:
+            self._go()  # the step that is to come, again
         elif self._ahead > 1:
             self._shorten(now)
+            if not self._ends or self.steps + self._ahead < self._ends[0][0]:
+                # Nothing ends with the step under way: go on to what comes after it, which needs no event of its own.
+                self._done()
+                self._go()
 
     def advance(self) -> list[Job]:
         """The steps under way are done. Returns the jobs that ended."""
-        k = self._ahead
-        self._marks.add(self.steps, k, self.at, self.due)
-        self.steps += k
-        self.at = self.due
-        self.tokens += k * self._running
-        ended = self._finish()
+        self._done()
+        ended = self._finish() if self._ends and self._ends[0][0] <= self.steps else []
         if self._busy:
             self._prefilled()
-        self._ahead = 0
         self._go()
         return ended
 
@@ -127,6 +132,15 @@ class Gang:
         self.due = self.at + self._time(self._ahead)
         self.step_s = (self.due - self.at) / self._ahead
 
+    def _done(self) -> None:
+        """Put the steps under way behind."""
+        k = self._ahead
+        if self._marks.next <= self.steps + k:
+            self._marks.add(self.steps, k, self.at, self.due)
+        self.steps += k
+        self.tokens += k * self._running
+        self.at, self._ahead = self.due, 0
+
     def _time(self, k: int) -> float:
         return k * (self._fixed + self._growth * (k - 1) / 2)
 
@@ -153,7 +167,7 @@ class Gang:
 
     def _prefilled(self) -> None:
         """The step that is done had prompts in it: those that are through have their first token."""
-        for index in sorted(self._busy):
+        for index in sorted(self._busy) if len(self._busy) > 1 else list(self._busy):
             rank = self.ranks[index]
             for job in rank.prefilled():
                 self._start(job, rank)

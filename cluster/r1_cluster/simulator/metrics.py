@@ -44,6 +44,11 @@ class Metrics:
     every: int = 1
     _seen: int = 0
 
+    @property
+    def done(self) -> int:
+        """Requests that ended or were refused."""
+        return self.ended + sum(self.refused.values()) if self.refused else self.ended
+
     def end(self, job: Job, now: float, lag: float) -> None:
         """``lag``: seconds from an engine's token to the client's."""
         ttft, answer = job.first_at - job.at, (job.answer_at if job.answer_at >= 0 else now) - job.at

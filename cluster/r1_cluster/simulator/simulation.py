@@ -13,7 +13,8 @@ from collections.abc import Callable
 from r1_cluster.plan import Plan, PlanError
 from r1_cluster.routing import policy
 from r1_cluster.routing.admission import Rules
-from r1_cluster.routing.dispatcher import SHORTLIST, Dispatcher
+from r1_cluster.routing.dispatcher import Dispatcher
+from r1_cluster.routing.policy import Policy
 from r1_cluster.routing.prefix import PrefixIndex
 from r1_cluster.routing.tenants import Tenant
 from r1_cluster.simulator.agenda import Agenda, Kind
@@ -30,6 +31,8 @@ from r1_cluster.workload import Closed, Workload
 
 WINDOW_FROM = 0.2  # the share of requests after which the measured window begins
 
+REFRESHED_AS_LIVE = 32  # ranks, up to which forecasts are by default as fresh as live
+
 Progress = Callable[[int, float], None]
 
 
@@ -37,7 +40,7 @@ class Simulation:
     """``requests`` of ``workload`` on ``plan``. ``gangs``: of each pool, instead of the plan's own number.
 
     ``refresh_s``: how old the router's forecasts may get; live a second, here by default 5 s in larger fleets.
-    ``policy_name``: or a YAML file. Raises PlanError, PolicyError.
+    ``policy_name``: or a YAML file; ``chooser`` goes before it. Raises PlanError, PolicyError.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Simulation:
         scenario: Scenario | None = None,
         profile: Linear | None = None,
         policy_name: str = "thinking_aware",
+        chooser: Policy | None = None,
         refresh_s: float | None = None,
         tenants: dict[str, Tenant] | None = None,
     ) -> None:
@@ -64,14 +68,14 @@ class Simulation:
         most = self.scenario.scaling.rules.max_gangs if self.scenario.scaling else 0
         units = units_of(plan, self._agenda, gangs=gangs, most=most, profile=profile)
         ranks = sum(len(unit.gang.ranks) for unit in units)
-        self.refresh_s = refresh_s or (1.0 if ranks <= SHORTLIST else 5.0)
+        self.refresh_s = refresh_s or (1.0 if ranks <= REFRESHED_AS_LIVE else 5.0)
         limits = plan.limits
         rules = Rules(max_queued=limits.max_queued_requests, max_wait_s=limits.max_queue_seconds)
         if isinstance(workload.arrivals, Closed):  # its clients wait as long as it takes
             rules = Rules(max_queued=1 << 30, max_wait_s=math.inf, patience_s=rules.patience_s)
         largest = max(unit.gang.costs.kv_tokens for unit in units)
         self.dispatcher = Dispatcher(
-            policy(policy_name),
+            chooser or policy(policy_name),
             rules=rules,
             budgets=limits.thinking,
             prefix=PrefixIndex(PREFIX_BLOCK, max_blocks=max(1, largest // PREFIX_BLOCK)),
@@ -99,8 +103,8 @@ class Simulation:
         stream = jobs_of(self.workload, self.requests, self.seed)
         upcoming = next(stream, None)
         told, step, width = 0, max(1, self.requests // 1000), self.width()
-        agenda, desk, metrics = self._agenda, self._desk, self.metrics
-        events, jobs = agenda.events, desk.jobs
+        agenda, desk, metrics, units = self._agenda, self._desk, self.metrics, self._units
+        events, jobs, most, stepped = agenda.events, desk.jobs, self.scenario.max_seconds, int(Kind.STEP)
         while True:
             if upcoming is not None and len(jobs) < width and (not events or upcoming.at <= events[0][0]):
                 # A closed loop's are due as soon as one ends.
@@ -111,22 +115,21 @@ class Simulation:
                     self._tokens_at_last = (agenda.now, self._units.tokens())
             elif events:
                 at, _, kind, which = heapq.heappop(events)
-                if at > self.scenario.max_seconds:
+                if at > most:
                     break
-                if kind != Kind.STEP:
+                if kind != stepped:
                     agenda.now = at
                     self._happenings.handle(kind, which)
-                elif self._units.is_due(which, at):
+                elif units.is_due(which, at):
                     agenda.now = at
                     self._step(which)
                 if upcoming is None and not desk.busy:
                     break
             else:
                 break
-            done = metrics.ended + sum(metrics.refused.values())
-            if done >= told + step:
-                told = done
-                progress(done, agenda.now)
+            if metrics.ended >= told + step:
+                told = metrics.ended
+                progress(metrics.done, agenda.now)
         return self._report()
 
     def width(self) -> float:

@@ -8,6 +8,7 @@ import random
 import numpy as np
 import pytest
 from r1_cluster.routing import SHIPPED, Demand, RankView
+from r1_cluster.routing.fleet import KV_OF_OTHERS, LAST_PICK, LOAD
 from r1_cluster.routing.kv import KvForecast, Shape, Standing
 from r1_cluster.routing.ledger import KvLedger
 from r1_cluster.routing.lengths import LengthForecast, LengthKey
@@ -57,7 +58,7 @@ def test_after_any_changes_a_pick_is_that_from_a_snapshot(name: str, ledger: KvL
             assert row is not None
             table.changed(row)
         demand = Demand(1000, 4000, {"r3": 512}, KvForecast((900.0,) * 12, (100.0,) * 12))
-        rows = table.rows(32)
+        rows = table.every()
         snapshot = [
             dataclasses.replace(
                 views[worker_id],
@@ -87,7 +88,7 @@ def test_pressure_is_each_ranks_worst_moment_and_what_others_hold(ledger: KvLedg
 def test_of_many_the_emptiest_that_do_not_drain_are_looked_at_and_those_named(table: RankTable) -> None:
     for number in range(20):
         table.put(rank(number, running=number % 7, draining=number == 0))
-    rows = table.rows(4, also=["r6", "gone"])
+    rows = table.shortlist(4, also=["r6", "gone"])
     assert sorted(table.ids(rows)) == ["r1", "r14", "r6", "r7", "r8"]
 
 
@@ -95,17 +96,17 @@ def test_a_report_and_a_pick_change_one_rank_without_a_snapshot(table: RankTable
     first, second = table.put(rank(0)), table.put(rank(1))
     table.report(first, load=3, kv_usage=0.4, step_time_s=0.05)
     table.picked(second, 7)
-    fleet = table.fleet(table.rows(32), Demand(1, 1))
-    assert fleet.load.tolist() == [3, 0]
-    assert fleet.kv_of_others.tolist() == [8000, 0]
-    assert fleet.last_pick.tolist() == [0, 7]
+    fleet = table.fleet(table.every(), Demand(1, 1))
+    assert fleet.numbers[LOAD].tolist() == [3, 0]
+    assert fleet.numbers[KV_OF_OTHERS].tolist() == [8000, 0]
+    assert fleet.numbers[LAST_PICK].tolist() == [0, 7]
 
 
 def test_a_snapshot_replaces_what_was_there(table: RankTable) -> None:
     table.sync([rank(0), rank(1)])
     table.sync([rank(1, running=2), rank(2)])
-    fleet = table.fleet(table.rows(32), Demand(1, 1))
-    assert {view.worker_id: load for view, load in zip(fleet.ranks, fleet.load.tolist(), strict=True)} == {
+    fleet = table.fleet(table.every(), Demand(1, 1))
+    assert {view.worker_id: load for view, load in zip(fleet.ranks, fleet.numbers[LOAD].tolist(), strict=True)} == {
         "r1": 2,
         "r2": 0,
     }
