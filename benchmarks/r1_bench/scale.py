@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--plan", help="default: R1 as TP8 on H200s")
     parser.add_argument("--workload", default="chat")
     parser.add_argument("--per-gpu", type=float, default=0.3, help="requests/s a GPU")
-    parser.add_argument("--refresh", type=float, nargs="*", default=[1.0, 5.0])
+    parser.add_argument("--refresh", type=float, nargs="*", default=[1.0, 10.0])
     parser.add_argument("--sizes", type=int, nargs="*", default=list(SIZES), help="GPUs")
     parser.add_argument("--requests", type=int, help="instead of each size's own")
     parser.add_argument("--one", action="store_true", help="print the first combination as JSON; write nothing")

@@ -9,7 +9,7 @@ from r1_bench.policies import measure
 from r1_cluster.routing import SHIPPED
 
 # More than the ranks can take: the forecast decides.
-N, PER_SECOND = 2400, 11.0
+N, PER_SECOND = 3000, 11.0
 
 
 @pytest.fixture(scope="module")

@@ -120,7 +120,7 @@ class KvLedger:
     def refresh(self, rows: Rows, now: float) -> list[int]:
         """Read the growth on those of ``rows`` whose forecast is old. Returns them."""
         old = self.refreshed_at[rows] <= now - self._refresh_s
-        if not old.any():
+        if not np.count_nonzero(old):
             return []
         due: list[int] = rows[old].tolist()
         for row in due:

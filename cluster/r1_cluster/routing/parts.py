@@ -70,15 +70,15 @@ def prefix(fleet: Fleet) -> Floats:
     cached = fleet.cached
     if cached is None or not fleet.demand.prompt_tokens:
         return np.zeros(len(fleet))
-    cached /= fleet.demand.prompt_tokens
-    return np.minimum(cached, 1.0, out=cached)
+    return np.minimum(1.0, cached / fleet.demand.prompt_tokens)
 
 
 def _share(part: Floats, fleet: Fleet, *, otherwise: float) -> Floats:
     """Of the rank's cache, and ``otherwise`` where that is not known."""
     whole = fleet.numbers[KV_TOKENS]
     if np.count_nonzero(whole) == len(whole):
-        return part / whole
+        known: Floats = part / whole
+        return known
     share: Floats = np.divide(part, whole, out=np.full(len(whole), otherwise), where=whole != 0)
     return share
 

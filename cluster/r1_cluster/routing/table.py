@@ -143,8 +143,10 @@ class RankTable:
         """The ``most`` emptiest ranks that do not drain, and those named in ``also``."""
         self._settle()
         chosen = self._emptiest.first(most)
-        chosen += {self._ids[rank] for rank in also if rank in self._ids}.difference(chosen)
-        return np.array(sorted(chosen), dtype=np.intp)
+        if also:
+            ids = self._ids
+            chosen = list(dict.fromkeys([*chosen, *(ids[rank] for rank in also if rank in ids)]))
+        return np.array(chosen, dtype=np.intp)
 
     def ids(self, rows: Rows) -> list[str]:
         return [self._views[row].worker_id for row in rows.tolist()]

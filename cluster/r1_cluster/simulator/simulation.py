@@ -39,7 +39,7 @@ Progress = Callable[[int, float], None]
 class Simulation:
     """``requests`` of ``workload`` on ``plan``. ``gangs``: of each pool, instead of the plan's own number.
 
-    ``refresh_s``: how old the router's forecasts may get; live a second, here by default 5 s in larger fleets.
+    ``refresh_s``: how old the router's forecasts may get; live a second, here by default 10 s in larger fleets.
     ``policy_name``: or a YAML file; ``chooser`` goes before it. Raises PlanError, PolicyError.
     """
 
@@ -68,7 +68,7 @@ class Simulation:
         most = self.scenario.scaling.rules.max_gangs if self.scenario.scaling else 0
         units = units_of(plan, self._agenda, gangs=gangs, most=most, profile=profile)
         ranks = sum(len(unit.gang.ranks) for unit in units)
-        self.refresh_s = refresh_s or (1.0 if ranks <= REFRESHED_AS_LIVE else 5.0)
+        self.refresh_s = refresh_s or (1.0 if ranks <= REFRESHED_AS_LIVE else 10.0)
         limits = plan.limits
         rules = Rules(max_queued=limits.max_queued_requests, max_wait_s=limits.max_queue_seconds)
         if isinstance(workload.arrivals, Closed):  # its clients wait as long as it takes

@@ -26,7 +26,7 @@ def ledger(lengths: LengthForecast) -> KvLedger:
 
 
 def at(forecast: KvForecast, steps: int) -> float:
-    return forecast.mean[HORIZONS.index(steps)]
+    return forecast.mean.item(HORIZONS.index(steps))
 
 
 def test_a_new_request_holds_its_prompt_grows_a_token_a_step_and_ends(lengths: LengthForecast) -> None:
