@@ -1,9 +1,9 @@
 """Routing policies on a real fleet: r1-nano on CPU ranks with so little KV cache that long thoughts are preempted.
 
-`python -m r1_bench.policies_fleet` rehearses nano-dp2-ep2 once with a router for each policy, finds out how many problems
-a second the fleet can take, and sends the same problems at the same times through one router after the other, below
-that rate and above it. Most problems need a short thought, some a long one (multiplication, sorting, primes). On CPU,
-MLA has no prefix cache: a prefix hit is worth nothing here.
+`python -m r1_bench.policies_fleet` rehearses nano-dp2-ep2 once with a router for each policy, finds out how many
+problems a second the fleet can take, and sends the same problems at the same times through one router after the other,
+below that rate and above it. Most problems need a short thought, some a long one (multiplication, sorting, primes). On
+CPU, MLA has no prefix cache: a prefix hit is worth nothing here.
 """
 
 from __future__ import annotations
@@ -186,9 +186,9 @@ def table(result: dict[str, Any]) -> str:
         "# Routing policies on the real nano fleet",
         "",
         f"`{environment['command']}` on {environment['date']}, {environment['hardware']}, {environment['versions']}.",
-        f"{PLAN} with {result['kv_gib']} GiB of KV cache and {result['seats']} seats a rank, one fleet with a router for "
-        f"each policy; it can take {result['capacity_per_s']:.2f} problems a second ({result['burst']} at once, mean over "
-        "the policies, from which each router learned lengths). Then problems come for "
+        f"{PLAN} with {result['kv_gib']} GiB of KV cache and {result['seats']} seats a rank, one fleet with a router "
+        f"for each policy; it can take {result['capacity_per_s']:.2f} problems a second ({result['burst']} at once, "
+        "mean over the policies, from which each router learned lengths). Then problems come for "
         f"{result['for_s']:g} s at a multiple of that rate (Poisson), {result['long_share']:.0%} of them with a long "
         "thought, greedy; policies take turns with the same problems at the same times. "
         f"Good: TTFT within {TTFT_S:g} s and TPOT within {TPOT_S * 1e3:g} ms.",
