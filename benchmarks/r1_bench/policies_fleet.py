@@ -248,9 +248,9 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         plan = small_plan(Path(folder), args.kv_gib, args.seats)
-        with side_by_side(plan, {policy: {"R1_POLICY": policy} for policy in args.policies}) as urls:
+        with side_by_side(plan, {policy: {"R1_POLICY": policy} for policy in args.policies}) as found:
             rows = []
-            for row in measure(urls, args):
+            for row in measure({policy: router.url for policy, router in found.items()}, args):
                 rows.append(row)
                 print(json.dumps(row), flush=True)
     capacity, rows = rows[0], rows[1:]
