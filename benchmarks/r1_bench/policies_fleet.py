@@ -1,8 +1,9 @@
 """Routing policies on a real fleet: r1-nano on CPU ranks with so little KV cache that long thoughts are preempted.
 
-`python -m r1_bench.policies_fleet` rehearses nano-dp2-ep2 once for each policy and seed, interleaved, sends the same
-problems at the same times, and writes benchmarks/results/policies_fleet_*. Most problems need a short thought, some a
-long one (multiplication, sorting, primes). On CPU, MLA has no prefix cache: a prefix hit is worth nothing here.
+`python -m r1_bench.policies_fleet` rehearses nano-dp2-ep2 once with a router for each policy, finds out how many
+problems a second the fleet can take, and sends the same problems at the same times through one router after the other,
+below that rate and above it. Most problems need a short thought, some a long one (multiplication, sorting, primes). On
+CPU, MLA has no prefix cache: a prefix hit is worth nothing here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import random
 import re
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from r1_serve.nano.tasks import held_out
 
 from r1_bench import results
 from r1_bench.chat import ChatError, chat
-from r1_bench.fleet import Fleet, fleet
+from r1_bench.routers import side_by_side
 
 PLAN = "nano-dp2-ep2"
 POLICIES = ("least_load", "prefix_aware", "thinking_aware")
@@ -80,12 +81,12 @@ async def ask(client: httpx.AsyncClient, question: str, served: Served) -> None:
     served.tpot_s = (last - first) / max(1, served.tokens - 1)
 
 
-async def replay(where: Fleet, questions: Sequence[tuple[float, str]]) -> list[Served]:
+async def replay(url: str, questions: Sequence[tuple[float, str]]) -> list[Served]:
     """Open loop: each question at its time, whatever became of the others."""
     limits = httpx.Limits(max_connections=None)
     served = [Served() for _ in questions]
     async with (
-        httpx.AsyncClient(base_url=where.url, timeout=600, limits=limits, trust_env=False) as client,
+        httpx.AsyncClient(base_url=url, timeout=600, limits=limits, trust_env=False) as client,
         asyncio.TaskGroup() as group,
     ):
         started = time.monotonic()
@@ -95,11 +96,11 @@ async def replay(where: Fleet, questions: Sequence[tuple[float, str]]) -> list[S
     return served
 
 
-def preemptions(where: Fleet) -> int:
+def preemptions(url: str) -> int:
     """Of all ranks so far, once they have run dry: a step's frame brings its tokens and the rank's count together."""
     deadline = time.monotonic() + DRY_S
     while True:
-        read = ranks(httpx.get(f"{where.url}/metrics", trust_env=False).text)
+        read = ranks(httpx.get(f"{url}/metrics", trust_env=False).text)
         if read["running"] + read["waiting"] == 0:
             return round(read["preemptions"])
         if time.monotonic() > deadline:
@@ -133,7 +134,7 @@ def summary(served: Sequence[Served], seconds: float) -> dict[str, Any]:
     }
 
 
-def small_plan(folder: Path, kv_gib: float, seats: int) -> str:
+def small_plan(folder: Path, kv_gib: float, seats: int) -> Path:
     """PLAN with less KV cache and ``seats`` requests a batch, as a file."""
     plan = Plan.load(PLAN)
     fleet_, engine = plan.fleet, plan.engine
@@ -146,7 +147,7 @@ def small_plan(folder: Path, kv_gib: float, seats: int) -> str:
     )
     path = folder / "plan.yaml"
     path.write_text(changed.to_yaml(), encoding="utf-8")
-    return str(path)
+    return path
 
 
 COLUMNS = {
@@ -162,60 +163,107 @@ COLUMNS = {
 }
 
 
+def spread(rows: Sequence[dict[str, Any]], column: str) -> dict[str, float]:
+    """Over the seeds: median, least and most."""
+    values = [row[column] for row in rows]
+    return {"median": float(np.median(values)), "min": min(values), "max": max(values)}
+
+
+def condensed(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """By load and policy, each column's spread."""
+    told: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for load in dict.fromkeys(row["load"] for row in rows):
+        for policy in POLICIES:
+            some = [row for row in rows if (row["load"], row["policy"]) == (load, policy)]
+            if some:
+                told.setdefault(f"{load:g}", {})[policy] = {c: spread(some, c) for c in COLUMNS}
+    return told
+
+
 def table(result: dict[str, Any]) -> str:
     environment = result["environment"]
     lines = [
         "# Routing policies on the real nano fleet",
         "",
         f"`{environment['command']}` on {environment['date']}, {environment['hardware']}, {environment['versions']}.",
-        f"{PLAN} with {result['kv_gib']} GiB of KV cache and {result['seats']} seats a rank; {result['n']} problems at "
-        f"{result['per_second']:g} a second (Poisson), {result['long_share']:.0%} of them with a long thought, greedy, "
-        f"after {result['warmup']} others from which the router learned lengths; policies take turns, the fleet "
-        "started anew for each. "
+        f"{PLAN} with {result['kv_gib']} GiB of KV cache and {result['seats']} seats a rank, one fleet with a router "
+        f"for each policy; it can take {result['capacity_per_s']:.2f} problems a second ({result['burst']} at once, "
+        "mean over the policies, from which each router learned lengths). Then problems come for "
+        f"{result['for_s']:g} s at a multiple of that rate (Poisson), {result['long_share']:.0%} of them with a long "
+        "thought, greedy; policies take turns with the same problems at the same times. "
         f"Good: TTFT within {TTFT_S:g} s and TPOT within {TPOT_S * 1e3:g} ms.",
-        "",
-        "| policy | seed | " + " | ".join(COLUMNS.values()) + " |",
-        "|---" * (len(COLUMNS) + 2) + "|",
     ]
-    for policy in POLICIES:
-        rows = [row for row in result["rows"] if row["policy"] == policy]
-        lines += [f"| {policy} | {row['seed']} | " + " | ".join(f"{row[c]:g}" for c in COLUMNS) + " |" for row in rows]
-        mean = [f"{np.mean([row[c] for row in rows]):.4g}" for c in COLUMNS]
-        lines.append(f"| **{policy}** | mean | " + " | ".join(mean) + " |")
+    for load, policies in result["condensed"].items():
+        rate = float(load) * result["capacity_per_s"]
+        lines += ["", f"## {load} of capacity, {rate:.2f} a second: median over seeds (least to most)", ""]
+        lines += ["| policy | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+        for policy, columns in policies.items():
+            cells = [f"{s['median']:g} ({s['min']:g} to {s['max']:g})" for s in columns.values()]
+            lines.append(f"| {policy} | " + " | ".join(cells) + " |")
+    lines += ["", "## Every replay", "", "| load | seed | policy | " + " | ".join(COLUMNS.values()) + " |"]
+    lines.append("|---" * (len(COLUMNS) + 3) + "|")
+    for row in result["rows"]:
+        cells = [f"{row[c]:g}" for c in COLUMNS]
+        lines.append(f"| {row['load']:g} | {row['seed']} | {row['policy']} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def burst(url: str, n: int, long_share: float, seed: int) -> float:
+    """Problems a second that the fleet takes when so many come at once."""
+    started = time.monotonic()
+    asyncio.run(replay(url, [(0.0, question) for _, question in asked(n, 1.0, long_share, seed)]))
+    return n / (time.monotonic() - started)
+
+
+def measure(urls: Mapping[str, str], args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """First the capacity, then a row a replay."""
+    found = [burst(url, args.burst, args.long_share, seed=1000) for url in urls.values()]
+    capacity = float(np.mean(found))
+    yield {"capacity_per_s": round(capacity, 3), "each": [round(one, 3) for one in found]}
+    names = list(urls)
+    for seed in args.seeds:
+        for load in args.loads:
+            rate = load * capacity
+            questions = asked(round(rate * args.for_s), rate, args.long_share, seed)
+            for policy in names:
+                before, started = preemptions(urls[policy]), time.monotonic()
+                served = asyncio.run(replay(urls[policy], questions))
+                seconds = time.monotonic() - started
+                row = {"policy": policy, "load": load, "per_second": round(rate, 3), "seed": seed, "n": len(questions)}
+                yield row | {"preemptions": preemptions(urls[policy]) - before} | summary(served, seconds)
+            names = names[1:] + names[:1]  # who is first takes turns
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=160, help="problems a replay")
-    parser.add_argument("--warmup", type=int, default=60, help="problems before it, from which lengths are learned")
-    parser.add_argument("--per-second", type=float, default=4.0)
+    parser.add_argument("--for-s", type=float, default=22.0, help="seconds in which a replay's problems come")
+    parser.add_argument("--loads", type=float, nargs="*", default=[0.8, 1.3], help="shares of the capacity found")
+    parser.add_argument("--burst", type=int, default=60, help="problems at once from which the capacity is found")
     parser.add_argument("--long-share", type=float, default=0.35)
     parser.add_argument("--kv-gib", type=float, default=0.019, help="KV cache a rank")
     parser.add_argument("--seats", type=int, default=64)
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--policies", nargs="*", default=list(POLICIES), choices=POLICIES)
-    parser.add_argument("--write", action="store_true", help="write benchmarks/results/policies_fleet_*_cpu_*")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/results/policies_fleet_cpu_*")
     args = parser.parse_args()
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         plan = small_plan(Path(folder), args.kv_gib, args.seats)
-        for turn, seed in enumerate(args.seeds):
-            questions = asked(args.n, args.per_second, args.long_share, seed)
-            warm = asked(args.warmup, args.per_second, args.long_share, seed + 1000)
-            for policy in args.policies[turn:] + args.policies[:turn]:
-                with fleet(plan, settings={"R1_POLICY": policy}) as where:
-                    asyncio.run(replay(where, warm))
-                    before = preemptions(where)
-                    started = time.monotonic()
-                    served = asyncio.run(replay(where, questions))
-                    seconds = time.monotonic() - started
-                    row = {"policy": policy, "seed": seed, "preemptions": preemptions(where) - before}
-                rows.append(row | summary(served, seconds))
-                print(json.dumps(rows[-1]), flush=True)
-    result = {"environment": results.environment(), **vars(args), "rows": rows}
+        with side_by_side(plan, {policy: {"R1_POLICY": policy} for policy in args.policies}) as found:
+            rows = []
+            for row in measure({policy: router.url for policy, router in found.items()}, args):
+                rows.append(row)
+                print(json.dumps(row), flush=True)
+    capacity, rows = rows[0], rows[1:]
+    result = {
+        "environment": results.environment(),
+        **vars(args),
+        **capacity,
+        "condensed": condensed(rows),
+        "rows": rows,
+    }
     if args.write:
-        print(results.write(f"policies_fleet_{args.per_second:g}_a_second_cpu", result, table(result)))
+        print(results.write("policies_fleet_cpu", result, table(result)))
+    print(json.dumps({"capacity_per_s": capacity["capacity_per_s"], "condensed": result["condensed"]}))
 
 
 if __name__ == "__main__":

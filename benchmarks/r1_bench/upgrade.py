@@ -31,6 +31,7 @@ from r1_serve.nano.tasks import held_out
 
 from r1_bench import results
 from r1_bench.balancer import Balancer, Load
+from r1_bench.routers import private_ray
 
 ALIAS = "best"
 PLAN = "nano-tp1"
@@ -78,12 +79,7 @@ class Site:
         ray = self.folder / f"ray-{plan}"
         ray.mkdir()
         command = ["serve", str(self.folder / f"{plan}.yaml"), "--address", "local", "--routers", routers]
-        # Ray's own of this machine alone, as a rehearsal has it; each fleet with another token.
-        private = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_ADDRESS": ""}
-        private |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
-        private |= {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_worker_niceness": "0"}
-        private |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_COLOR_PREFIX": "0"}
-        self._start(plan, [*command, "--temporary", str(ray)], private)
+        self._start(plan, [*command, "--temporary", str(ray)], private_ray())
 
     def _start(self, name: str, command: list[str], more: dict[str, str]) -> None:
         log = self.folder / f"{name}.log"

@@ -25,7 +25,7 @@ def test_a_failed_or_slow_request_is_no_goodput() -> None:
 
 
 def test_the_plan_differs_in_cache_and_seats_alone(tmp_path: Path) -> None:
-    plan, shipped = Plan.load(small_plan(tmp_path, 0.05, 32)), Plan.load("nano-dp2-ep2")
+    plan, shipped = Plan.load(str(small_plan(tmp_path, 0.05, 32))), Plan.load("nano-dp2-ep2")
     assert plan.fleet.kv_cache_gib_per_rank == 0.05
     assert plan.engine.max_num_seqs == 32
     assert plan.pools == shipped.pools

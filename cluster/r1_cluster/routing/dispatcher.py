@@ -13,7 +13,7 @@ from typing import NamedTuple
 from r1_cluster.routing.admission import Admission, Arrival, Estimate, Refusal, Room, Rules, State, Ticket
 from r1_cluster.routing.budget import Asked, Budget, BudgetRules, resolve
 from r1_cluster.routing.fleet import Demand, RankView
-from r1_cluster.routing.kv import Following, KvForecast, Shape, forecast_new
+from r1_cluster.routing.kv import AHEAD, Following, KvForecast, Shape, forecast_new
 from r1_cluster.routing.ledger import KvLedger
 from r1_cluster.routing.lengths import BudgetClass, Curves, LengthForecast, LengthKey, Outcome
 from r1_cluster.routing.policy import Choice, Policy
@@ -222,8 +222,10 @@ class Dispatcher:
         for row in ledger.refresh(rows, now):
             table.changed(row)
         cached = self.prefix.cached(chain, table.ids(rows)) if chain else {}
-        kv = forecast_new(self.lengths.curves(estimate.shape.key), estimate.shape)
-        demand = Demand(arrival.prompt_tokens, arrival.max_tokens, cached, kv)
+        kv = forecast_new(self.lengths.curves(estimate.shape.key), estimate.shape, ledger.block_tokens)
+        likely = (estimate.tokens - estimate.shape.prompt_tokens) / arrival.n
+        others = self.lengths.of_model(arrival.model).of_running(AHEAD) if table.others else None
+        demand = Demand(arrival.prompt_tokens, arrival.max_tokens, cached, kv, likely, others)
         return self.policy.pick(table.fleet(rows, demand), waits=waits), kv
 
     def _start(

@@ -7,6 +7,7 @@ time some hundreds.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -14,46 +15,48 @@ from typing import NamedTuple
 
 import numpy as np
 
-from r1_cluster.routing.kv import NOTHING, KvForecast
+from r1_cluster.routing.caution import caution
+from r1_cluster.routing.kv import NOTHING, KvForecast, forecast_of_others
 from r1_cluster.routing.survival import Floats
-
-# A rank is full for a new thought when its forecast, so many standard deviations above the mean, passes its cache. With
-# 1 a sixth of the fillings overflow, and every overflow costs a thought its whole context; 3 holds more than it saves
-# (benchmarks/r1_bench/policies.py).
-CAUTION = 2.0
 
 
 class Demand(NamedTuple):
     """What a request will ask of a rank, in tokens. ``max_tokens`` is an upper bound, thinking included.
 
     ``cached``: for each rank that has any, how much of the prompt's start it is believed to hold. ``kv``: what the
-    request will hold over the next minutes.
+    request will hold over the next minutes. ``likely_tokens``: what it will generate, 0 where nobody knows.
+    ``others_alive``: the chance that another router's request goes on, at each horizon; None: taken to stay as it is.
     """
 
     prompt_tokens: int
     max_tokens: int
     cached: Mapping[str, int] = MappingProxyType({})
     kv: KvForecast = NOTHING
+    likely_tokens: float = 0.0
+    others_alive: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RankView:
     """One attached rank at one moment.
 
-    ``in_flight`` is what this router has on it and is exact; ``running`` and ``waiting`` are the rank's own report for
-    all routers, as of its last frame. ``last_pick`` is the number of the last request sent to it, 0 for none.
-    ``kv_ahead`` is the forecast of what this router has placed on it; ``kv_usage`` is a share of ``kv_tokens``, of all
-    routers. Ranks of one gang step together.
+    ``in_flight`` is what this router has on it and is exact, ``others`` what other routers have; ``running`` and
+    ``waiting`` are the rank's own report for all routers, as of its last frame. ``last_pick`` is the number of the last
+    request sent to it, 0 for none. ``kv_ahead`` is the forecast of what this router has placed on it; ``kv_usage`` is a
+    share of ``kv_tokens``, of all routers. The cache is given out in blocks of ``block_tokens``. Ranks of one gang step
+    together.
     """
 
     worker_id: str
     max_num_seqs: int
     max_waiting_requests: int
     in_flight: int = 0
+    others: int = 0
     running: int = 0
     waiting: int = 0
     kv_usage: float = 0.0
     kv_tokens: int = 0
+    block_tokens: int = 1
     step_time_s: float = 0.0
     draining: bool = False
     last_pick: int = 0
@@ -78,12 +81,14 @@ class Numbers(NamedTuple):
     a message. ``takes``: those that the rank takes at all, waiting in its engine. ``kv_room``: what its forecast must
     stay within; no limit for a rank that is empty or has not said how large its cache is. ``kv_now``: in use, what was
     just sent included: what the rank's step time follows. ``kv_of_others``: the part of it that this router does not
-    know of. ``gang``: a small number.
+    know of. ``others``: requests of other routers. ``gang``: a small number; ``gang_ranks``: ranks that step together.
     """
 
     draining: float
     last_pick: float
     gang: float
+    gang_ranks: float
+    others: float
     seats: float
     takes: float
     kv_tokens: float
@@ -95,16 +100,33 @@ class Numbers(NamedTuple):
     kv_of_others: float
 
 
-DRAINING, LAST_PICK, GANG, SEATS, TAKES, KV_TOKENS, LOAD, FEW, FREE, KV_ROOM, KV_NOW, KV_OF_OTHERS = range(12)
+(
+    DRAINING,
+    LAST_PICK,
+    GANG,
+    GANG_RANKS,
+    OTHERS,
+    SEATS,
+    TAKES,
+    KV_TOKENS,
+    LOAD,
+    FEW,
+    FREE,
+    KV_ROOM,
+    KV_NOW,
+    KV_OF_OTHERS,
+) = range(14)
 
 
-def numbers_of(rank: RankView, gang: int) -> Numbers:
+def numbers_of(rank: RankView, gang: int, gang_ranks: int) -> Numbers:
     held = rank.kv_ahead.both.item(0, 0)
     now = max(rank.kv_usage * rank.kv_tokens, held)
     return Numbers(
         draining=rank.draining,
         last_pick=rank.last_pick,
         gang=gang,
+        gang_ranks=gang_ranks,
+        others=rank.others,
         seats=rank.max_num_seqs + rank.max_num_seqs // 16,
         takes=rank.max_num_seqs + rank.max_waiting_requests,
         kv_tokens=rank.kv_tokens,
@@ -119,28 +141,30 @@ def numbers_of(rank: RankView, gang: int) -> Numbers:
 
 class Fleet:
     """N ranks for one demand. ``numbers``: ``Numbers`` by N; ``ahead``: N by mean and variance by horizons, the KV
-    forecast of what was placed; ``heaviest``: KV in use on the fullest rank of each one's gang, which steps at that
-    one's pace; None where no gang has several."""
+    forecast of what was placed; ``tops``: KV in use and requests on the fullest ranks of each one's gang, which steps
+    at their pace, 2 by N; None where no gang has several."""
 
-    __slots__ = ("_peaks", "ahead", "demand", "heaviest", "numbers", "ranks")
+    __slots__ = ("_peaks", "ahead", "demand", "numbers", "ranks", "tops")
 
     def __init__(
-        self, demand: Demand, ranks: Sequence[RankView], numbers: Floats, ahead: Floats, heaviest: Floats | None
+        self, demand: Demand, ranks: Sequence[RankView], numbers: Floats, ahead: Floats, tops: Floats | None
     ) -> None:
-        self.demand, self.ranks, self.numbers, self.ahead, self.heaviest = demand, ranks, numbers, ahead, heaviest
+        self.demand, self.ranks, self.numbers, self.ahead, self.tops = demand, ranks, numbers, ahead, tops
         self._peaks: Floats | None = None
 
     @classmethod
     def of(cls, ranks: Sequence[RankView], demand: Demand) -> Fleet:
         """From views, in their order."""
         gangs: dict[str, int] = {}
-        rows = [numbers_of(r, gangs.setdefault(r.gang_id or f"alone {i}", len(gangs))) for i, r in enumerate(ranks)]
+        names = [rank.gang_id or f"alone {i}" for i, rank in enumerate(ranks)]
+        sizes = Counter(names)
+        rows = [numbers_of(r, gangs.setdefault(g, len(gangs)), sizes[g]) for r, g in zip(ranks, names, strict=True)]
         numbers = np.array(rows, dtype=np.float64).reshape(len(ranks), len(Numbers._fields)).T
-        top = np.zeros(len(gangs))
+        top = np.zeros((len(gangs), 2))
         gang = numbers[GANG].astype(np.intp)
-        np.maximum.at(top, gang, numbers[KV_NOW])
+        np.maximum.at(top, gang, numbers[[KV_NOW, LOAD]].T)
         ahead = np.array([r.kv_ahead.both for r in ranks], dtype=np.float64).reshape(len(ranks), *NOTHING.both.shape)
-        return cls(demand, tuple(ranks), numbers, ahead, top[gang])
+        return cls(demand, tuple(ranks), numbers, ahead, top[gang].T)
 
     def __len__(self) -> int:
         return len(self.ranks)
@@ -157,11 +181,16 @@ class Fleet:
     def peak_with_demand(self) -> Floats:
         """KV tokens at the forecast worst, cautiously, with the demand on the rank."""
         if self._peaks is None:
-            both = self.ahead + self.demand.kv.both
+            demand, numbers = self.demand, self.numbers
+            both, alive = self.ahead + demand.kv.both, demand.others_alive
+            if alive is not None:
+                both += forecast_of_others(numbers[KV_OF_OTHERS], numbers[OTHERS], alive)
             above = both[:, 1]
             np.sqrt(above, out=above)
-            above *= CAUTION
+            load = numbers[LOAD]
+            above *= caution(demand.prompt_tokens, demand.likely_tokens, load, load * numbers[GANG_RANKS])
             above += both[:, 0]
             self._peaks = np.maximum.reduce(above, axis=1)
-            self._peaks += self.numbers[KV_OF_OTHERS]
+            if alive is None:
+                self._peaks += numbers[KV_OF_OTHERS]
         return self._peaks

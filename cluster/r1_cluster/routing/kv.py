@@ -16,7 +16,7 @@ from r1_cluster.routing.lengths import Curves, LengthKey
 from r1_cluster.routing.survival import Floats
 
 HORIZONS = (0, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)  # engine steps
-_AHEAD = np.array(HORIZONS, dtype=np.float64)
+AHEAD: Floats = np.array(HORIZONS, dtype=np.float64)
 HORIZON_COUNT = len(HORIZONS)
 _ZEROS = (0.0,) * HORIZON_COUNT
 
@@ -105,15 +105,31 @@ class Following:
         return self.of.standing()
 
 
-def forecast_new(curves: Curves, shape: Shape) -> KvForecast:
-    """The KV of a request that starts now."""
-    held = shape.prompt_tokens + _AHEAD
-    both = held * curves.from_start(_AHEAD, shape.opens_thought, shape.budget, shape.max_tokens)
+def in_blocks(tokens: Floats, block: int) -> Floats:
+    """What so many tokens take of a cache that is given out in blocks of ``block`` tokens."""
+    return tokens if block == 1 else block * np.ceil(tokens / block)
+
+
+def forecast_new(curves: Curves, shape: Shape, block: int = 1) -> KvForecast:
+    """The KV of a request that starts now, in a cache of such blocks."""
+    held = in_blocks(shape.prompt_tokens + AHEAD, block)
+    both = held * curves.from_start(AHEAD, shape.opens_thought, shape.budget, shape.max_tokens)
     both[1] *= held
     return KvForecast.of(both)
 
 
-def forecast_running(curves: Curves, choices: Sequence[tuple[Shape, Progress]]) -> Floats:
+def forecast_of_others(tokens: Floats, requests: Floats, alive: Floats) -> Floats:
+    """Of N ranks what other routers have there, N by 2 by horizons: so many tokens of so many requests, which go on as
+    ``alive`` says. Tokens of no known request stay."""
+    held = tokens[:, None] + requests[:, None] * AHEAD
+    known = requests[:, None] > 0
+    both = np.empty((len(tokens), 2, HORIZON_COUNT))
+    both[:, 0] = np.where(known, held * alive, tokens[:, None])
+    both[:, 1] = np.where(known, held * held * alive * (1.0 - alive) / np.maximum(1.0, requests)[:, None], 0.0)
+    return both
+
+
+def forecast_running(curves: Curves, choices: Sequence[tuple[Shape, Progress]], block: int = 1) -> Floats:
     """Each choice's forecast, N by 2 by horizons, all of them with the same curves."""
     numbers: list[float] = []
     for shape, progress in choices:
@@ -123,10 +139,10 @@ def forecast_running(curves: Curves, choices: Sequence[tuple[Shape, Progress]]) 
     columns = np.array(numbers, dtype=np.float64).reshape(-1, 6).T
     prompt, max_tokens, budget, generated, answered, thinking = columns
     alive = curves.survival(
-        _AHEAD, generated=generated, answered=answered, thinking=thinking > 0, budget=budget, max_tokens=max_tokens
+        AHEAD, generated=generated, answered=answered, thinking=thinking > 0, budget=budget, max_tokens=max_tokens
     )
     alive[:, 0] = 1.0  # it is there now, whatever its limits say
-    held = (prompt + generated)[:, None] + _AHEAD
+    held = in_blocks((prompt + generated)[:, None] + AHEAD, block)
     both = np.empty((len(alive), 2, HORIZON_COUNT))
     mean = np.multiply(held, alive, out=both[:, 0])
     held *= mean

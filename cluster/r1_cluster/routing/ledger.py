@@ -41,6 +41,7 @@ class KvLedger:
         self.forecasts = np.zeros((16, 2, HORIZON_COUNT))
         self.counts: list[int] = []
         self.refreshed_at = np.full(16, np.inf)  # of ranks that have nothing: never due
+        self.block_tokens = 1  # of the ranks' caches
         self._lengths = lengths
         self._refresh_s = refresh_s
         self._rows: dict[str, int] = {}
@@ -60,7 +61,7 @@ class KvLedger:
         """Count a choice on a rank. Returns the number to remove it by. ``forecast``: as of now, if known already."""
         self._next += 1
         if forecast is None:
-            forecast = forecast_new(self._lengths.curves(shape.key), shape)
+            forecast = forecast_new(self._lengths.curves(shape.key), shape, self.block_tokens)
         row = self.row(rank)
         if not self.counts[row]:
             self.refreshed_at[row] = now
@@ -139,7 +140,8 @@ class KvLedger:
         total = self.forecasts[row]
         total[:] = 0.0
         for key, some in by_key.items():
-            forecasts = forecast_running(self._lengths.curves(key), [(p.shape, p.progress) for p in some])
+            stand = [(p.shape, p.progress) for p in some]
+            forecasts = forecast_running(self._lengths.curves(key), stand, self.block_tokens)
             total += np.add.reduce(forecasts)
             for placed, forecast in zip(some, forecasts, strict=True):
                 placed.forecast = forecast

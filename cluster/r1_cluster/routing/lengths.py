@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from r1_cluster.routing.survival import Curve, Floats, Histogram, bin_of, lognormal_hazards
+from r1_cluster.routing.survival import EDGES, Curve, Floats, Histogram, bin_of, lognormal_hazards
 
 Bools = NDArray[np.bool_]
 
@@ -73,6 +73,7 @@ class Curves:
     total: Curve
     _starts: dict[tuple[bool, int, int], Floats] = field(default_factory=dict, repr=False)
     _tokens: dict[tuple[float, int, int], int] = field(default_factory=dict, repr=False)
+    _running: list[Floats] = field(default_factory=list, repr=False)
 
     def from_start(self, ahead: Floats, thinking: bool, budget: int, max_tokens: int) -> Floats:
         """Of one choice that has nothing yet: ``survival``, and below it the variance of being there. Always over the
@@ -94,6 +95,16 @@ class Curves:
             if len(self._starts) < 256:
                 self._starts[key] = known
         return known
+
+    def of_running(self, ahead: Floats) -> Floats:
+        """The chance that a choice of which only is known that it runs goes on for ``ahead`` more tokens. It is met at
+        any age that it reaches (the residual life of renewal theory). Always over the same ``ahead``: remembered."""
+        if not self._running:
+            alive = self.total.alive
+            further = np.interp(EDGES + ahead[:, None], EDGES, alive, right=0.0)
+            left: Floats = np.asarray(np.trapezoid(further, EDGES, axis=1) / np.trapezoid(alive, EDGES))
+            self._running.append(left)
+        return self._running[0]
 
     def survival(
         self, ahead: Floats, *, generated: Floats, answered: Floats, thinking: Bools, budget: Floats, max_tokens: Floats
@@ -194,7 +205,16 @@ class LengthForecast:
         own = self._levels.get((key.model, key.budget_class, key.tenant))
         if own is not None and own.curves is not None and own.histograms[0].observations < own.fresh_until:
             return own.curves
-        path = _path(key)
+        return self._curves(_path(key))
+
+    def of_model(self, model: str) -> Curves:
+        """Of all that ask it, whoever they are."""
+        return self._curves(((model,),))
+
+    def _curves(self, path: tuple[tuple[str, ...], ...]) -> Curves:
+        own = self._levels.get(path[-1])
+        if own is not None and own.curves is not None and own.histograms[0].observations < own.fresh_until:
+            return own.curves
         if own is None and path in self._unseen:
             return self._unseen[path]
         hazards = list(self._prior)

@@ -58,11 +58,15 @@ def kv_ahead(fleet: Fleet) -> Floats:
 
 
 def level(fleet: Fleet) -> Floats:
-    """How far the rank lies below the fullest of its gang, as a share of its cache: a request there slows nobody,
-    because the gang steps at the pace of its fullest rank."""
-    if fleet.heaviest is None:
+    """How far the rank lies below the fullest of its gang: a request there slows nobody, because the gang steps at the
+    pace of its slowest rank. Which is that depends on KV read and on sequences computed: half by KV as a share of the
+    cache, half by requests."""
+    if fleet.tops is None:
         return np.zeros(len(fleet))
-    return np.minimum(1.0, _share(fleet.heaviest - fleet.numbers[KV_NOW], fleet, otherwise=0.0))
+    kv, load = fleet.tops
+    by_kv = np.minimum(1.0, _share(kv - fleet.numbers[KV_NOW], fleet, otherwise=0.0))
+    by_load: Floats = (load - fleet.numbers[LOAD]) / np.maximum(1.0, load)
+    return (by_kv + by_load) / 2
 
 
 def prefix(fleet: Fleet) -> Floats:

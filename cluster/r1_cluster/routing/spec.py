@@ -56,7 +56,7 @@ SHIPPED = {
         PolicySpec(
             name="thinking_aware",
             filters=("draining", "full", "no seat", "kv forecast"),
-            scorers={"kv ahead": 2.0, "level": 1.0, "prefix": 0.5, "few requests": 0.5},
+            scorers={"kv ahead": 1.0, "level": 2.0, "prefix": 0.5, "few requests": 0.5},
         ),
     )
 }

@@ -13,6 +13,7 @@ from r1_cluster.routing.fleet import (
     FEW,
     FREE,
     GANG,
+    GANG_RANKS,
     KV_NOW,
     KV_OF_OTHERS,
     KV_ROOM,
@@ -34,7 +35,8 @@ class RankTable:
     def __init__(self, ledger: KvLedger) -> None:
         self._ledger = ledger
         self._numbers = np.zeros((len(Numbers._fields), 16))
-        self._top = np.zeros(16)  # by gang, KV tokens in use on its fullest rank
+        self._top = np.zeros((2, 16))  # by gang, KV tokens in use and requests on its fullest ranks
+        self.others = 0  # ranks that have requests of other routers
         self._views: dict[int, RankView] = {}
         self._reported: dict[int, int] = {}  # requests on the rank, by its own view
         self._emptiest = Emptiest()  # draining ones left out
@@ -83,11 +85,14 @@ class RankTable:
         old = self._views.get(row)
         if row >= self._numbers.shape[1]:
             self._numbers = np.concatenate([self._numbers, np.zeros((len(self._numbers), row + 1))], axis=1)
-            self._top = np.concatenate([self._top, np.zeros(row + 1)])
+            self._top = np.concatenate([self._top, np.zeros((2, row + 1))], axis=1)
         if old is None or old.gang_id != view.gang_id:
             self._leave(row)
             self._join(row, view.gang_id)
-        self._numbers[:, row] = numbers_of(view, int(self._numbers[GANG, row]))
+        gang, gang_ranks = self._numbers[[GANG, GANG_RANKS], row].tolist()
+        self._numbers[:, row] = numbers_of(view, gang, gang_ranks)
+        self._ledger.block_tokens = view.block_tokens
+        self.others += (view.others > 0) - (old is not None and old.others > 0)
         self._views[row] = view
         self._reported[row], self._usage[row], self._step_s[row] = view.load, view.kv_usage, view.step_time_s
         if old is None:
@@ -109,6 +114,7 @@ class RankTable:
         self._numbers[KV_NOW, row] = 0.0
         del self._reported[row], self._usage[row], self._step_s[row]
         self._rows = None
+        self.others -= gone.others > 0
         self.kv_tokens -= gone.kv_tokens
         self.largest = max((each.kv_tokens for each in self._views.values()), default=0)
         self._leave(row)
@@ -149,8 +155,8 @@ class RankTable:
         self._settle()
         views = tuple(map(self._views.__getitem__, rows.tolist()))
         numbers = self._numbers.take(rows, axis=1)
-        heaviest = self._top[numbers[GANG].astype(np.intp)] if self._shared else None
-        return Fleet(demand, views, numbers, self._ledger.forecasts.take(rows, axis=0), heaviest)
+        tops = self._top.take(numbers[GANG].astype(np.intp), axis=1) if self._shared else None
+        return Fleet(demand, views, numbers, self._ledger.forecasts.take(rows, axis=0), tops)
 
     def _settle(self) -> None:
         """Bring the numbers of what changed up to date."""
@@ -177,7 +183,8 @@ class RankTable:
         """The fullest of the row's gang may be another."""
         gang = int(self._numbers[GANG, row])
         rows = self._gangs.get(self._gang_of[row])
-        self._top[gang] = self._numbers[KV_NOW, list(rows) if rows else row].max()
+        mine = self._numbers[:, list(rows) if rows else [row]]
+        self._top[0, gang], self._top[1, gang] = mine[KV_NOW].max(), mine[LOAD].max()
 
     def _join(self, row: int, gang_id: str) -> None:
         """Rows of one gang carry the number of one of them."""
@@ -196,6 +203,7 @@ class RankTable:
         rows = self._gangs.get(gang_id, set())
         self._numbers[GANG, row] = row
         self._numbers[GANG, list(rows)] = min(rows, default=row)
+        self._numbers[GANG_RANKS, [row, *rows]] = max(1, len(rows))
         self._changed |= rows
         self._shared = self._shared or len(rows) > 1
         if gang_id and not rows:

@@ -73,14 +73,16 @@ class Hello(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., worker_id: _Optional[str] = ..., plan_name: _Optional[str] = ..., plan_hash: _Optional[str] = ..., model: _Optional[str] = ..., pool: _Optional[str] = ..., gang_id: _Optional[str] = ..., rank: _Optional[int] = ..., gang_size: _Optional[int] = ..., capacity: _Optional[_Union[Capacity, _Mapping]] = ..., wants_demand: _Optional[bool] = ...) -> None: ...
 
 class Capacity(_message.Message):
-    __slots__ = ("kv_tokens", "max_num_seqs", "max_model_len")
+    __slots__ = ("kv_tokens", "max_num_seqs", "max_model_len", "block_tokens")
     KV_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_NUM_SEQS_FIELD_NUMBER: _ClassVar[int]
     MAX_MODEL_LEN_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_TOKENS_FIELD_NUMBER: _ClassVar[int]
     kv_tokens: int
     max_num_seqs: int
     max_model_len: int
-    def __init__(self, kv_tokens: _Optional[int] = ..., max_num_seqs: _Optional[int] = ..., max_model_len: _Optional[int] = ...) -> None: ...
+    block_tokens: int
+    def __init__(self, kv_tokens: _Optional[int] = ..., max_num_seqs: _Optional[int] = ..., max_model_len: _Optional[int] = ..., block_tokens: _Optional[int] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("protocol_version", "router_id", "ports")

@@ -110,7 +110,8 @@ def start(arguments: dict[str, Any], placement_group: Any, on_step: StepHook, *,
     return engine
 
 
-def kv_tokens(engine: Any) -> int:
-    """Tokens the rank's KV cache holds."""
+def cache_of(engine: Any) -> tuple[int, int]:
+    """Tokens the rank's KV cache holds, and those of a block of it."""
     cache = engine.vllm_config.cache_config
-    return int(cache.num_gpu_blocks or 0) * int(cache.block_size)
+    usable = max(0, int(cache.num_gpu_blocks or 0) - 1)  # vLLM keeps one block for padding
+    return usable * int(cache.block_size), int(cache.block_size)

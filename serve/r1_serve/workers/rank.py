@@ -53,7 +53,7 @@ class Rank:
         self._generations.serve(self._engine)
         self._engine.output_handler.add_done_callback(lambda _: self._generations.fail())
         self._demands = Demands()
-        greeting = hello(plan, pool, gang, engines.kv_tokens(self._engine))
+        greeting = hello(plan, pool, gang, *engines.cache_of(self._engine))
         greeting.wants_demand = settings.max_gangs is not None
         self._generations.hello = greeting
         self._attachments = Attachments(
@@ -114,7 +114,7 @@ class Rank:
             self._tracing.stop()
 
 
-def hello(plan: Plan, pool: Pool, gang: gangs.Gang, kv_tokens: int) -> pb.Hello:
+def hello(plan: Plan, pool: Pool, gang: gangs.Gang, kv_tokens: int, block_tokens: int) -> pb.Hello:
     return pb.Hello(
         protocol_version=PROTOCOL_VERSION,
         worker_id=f"{plan.name}-{pool.name}-{gang.rank}-{uuid.uuid4().hex[:8]}",
@@ -126,6 +126,9 @@ def hello(plan: Plan, pool: Pool, gang: gangs.Gang, kv_tokens: int) -> pb.Hello:
         rank=gang.rank,
         gang_size=gang.size,
         capacity=pb.Capacity(
-            kv_tokens=kv_tokens, max_num_seqs=plan.engine.max_num_seqs, max_model_len=plan.engine.max_model_len
+            kv_tokens=kv_tokens,
+            max_num_seqs=plan.engine.max_num_seqs,
+            max_model_len=plan.engine.max_model_len,
+            block_tokens=block_tokens,
         ),
     )

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from r1_cluster.routing.kv import HORIZONS, NOTHING, Following, KvForecast, Shape, Standing, forecast_new
+from r1_cluster.routing.kv import (
+    AHEAD,
+    HORIZONS,
+    NOTHING,
+    Following,
+    KvForecast,
+    Shape,
+    Standing,
+    forecast_new,
+    forecast_of_others,
+)
 from r1_cluster.routing.ledger import KvLedger
 from r1_cluster.routing.lengths import LengthForecast, LengthKey, Outcome
 
@@ -35,6 +46,28 @@ def test_a_new_request_holds_its_prompt_grows_a_token_a_step_and_ends(lengths: L
     assert at(forecast, 1024) == pytest.approx(1524, rel=0.05)
     assert at(forecast, 4096) < 500
     assert forecast.peak() == pytest.approx(2500, rel=0.2)
+
+
+def test_a_cache_is_given_out_in_whole_blocks(lengths: LengthForecast, ledger: KvLedger) -> None:
+    assert at(forecast_new(lengths.curves(KEY), SHAPE, block=128), 0) == 512
+    ledger.block_tokens = 128
+    ledger.place("a", SHAPE, Standing(), now=0.0)
+    assert at(ledger.ahead("a", 0.0), 0) == 512
+    assert at(ledger.ahead("a", 2.0), 16) == pytest.approx(640)
+
+
+def test_other_routers_requests_grow_and_end_as_the_models_do(lengths: LengthForecast) -> None:
+    """Met at any age of their 2,200 tokens, half of them are gone after 1,024 more."""
+    alive = lengths.of_model("r1").of_running(AHEAD)
+    assert alive[0] == 1.0
+    assert alive[HORIZONS.index(1024)] == pytest.approx(0.5, abs=0.1)
+    both = forecast_of_others(np.array([4000.0, 4000.0]), np.array([4.0, 0.0]), alive)
+    growing, staying = KvForecast.of(both[0]), KvForecast.of(both[1])
+    assert at(growing, 0) == at(staying, 0) == 4000
+    assert at(growing, 512) > 4000
+    assert at(growing, 4096) < 1000
+    assert staying.mean.tolist() == [4000] * len(HORIZONS)
+    assert not staying.variance.any()
 
 
 def test_the_variance_is_largest_where_the_end_is_uncertain(lengths: LengthForecast) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from r1_cluster.routing import SHIPPED, Demand, PolicyError, RankView, policy
 from r1_cluster.routing.kv import HORIZONS, KvForecast
@@ -120,12 +121,29 @@ def test_thinking_aware_counts_what_other_routers_hold() -> None:
     assert rank("c", kv_usage=0.5, kv_ahead=flat(5_000)).kv_of_others == 0
 
 
+def test_thinking_aware_forecasts_how_other_routers_requests_will_grow() -> None:
+    """Ten of them are young: each will hold much more than now."""
+    alive = np.array([1.0] * 7 + [0.0] * 5)  # for certain until 1,024 steps from now, no more after 2,048
+    young = rank("a", in_flight=1, running=11, others=6, kv_usage=0.3, max_num_seqs=64)
+    assert picked("thinking_aware", young, demand=DEMAND._replace(kv=flat(500))) == "a"
+    assert picked("thinking_aware", young, demand=DEMAND._replace(kv=flat(500), others_alive=alive)) == "a"
+    many = dataclasses.replace(young, others=10)
+    assert picked("thinking_aware", many, demand=DEMAND._replace(kv=flat(500), others_alive=alive)) is None
+
+
+def test_ranks_of_a_gang_are_kept_level_by_requests_too() -> None:
+    few, many = rank("few", in_flight=1, kv_usage=0.2), rank("many", in_flight=4, kv_usage=0.2)
+    scores = policy("thinking_aware").choose(DEMAND, (few, many)).scores
+    assert scores["few"]["level"] == pytest.approx(2 * 0.75 / 2)
+    assert scores["many"]["level"] == 0.0
+
+
 def test_ranks_of_a_gang_are_kept_level() -> None:
     """Of two ranks with equal counts the one below its gang's fullest costs no one a slower step."""
     low = rank("low", in_flight=2, kv_usage=0.1)
     high = rank("high", in_flight=2, kv_usage=0.3)
     scores = policy("thinking_aware").choose(DEMAND, (low, high)).scores
-    assert scores["low"]["level"] == pytest.approx(0.2)
+    assert scores["low"]["level"] == pytest.approx(2 * 0.2 / 2)
     assert scores["high"]["level"] == 0.0
     assert picked("thinking_aware", high, low) == "low"
 

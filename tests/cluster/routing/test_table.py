@@ -14,6 +14,7 @@ from r1_cluster.routing.ledger import KvLedger
 from r1_cluster.routing.lengths import LengthForecast, LengthKey
 from r1_cluster.routing.table import RankTable
 
+ALIVE = np.linspace(1.0, 0.0, 12)
 SHAPE = Shape(LengthKey("acme", "r1"), prompt_tokens=500, max_tokens=8000, budget=7000)
 
 
@@ -41,7 +42,12 @@ def test_after_any_changes_a_pick_is_that_from_a_snapshot(name: str, ledger: KvL
     for step in range(600):
         number = rng.randrange(12)
         view = rank(
-            number, running=rng.randrange(6), kv_usage=rng.random(), draining=rng.random() < 0.1, last_pick=step
+            number,
+            running=rng.randrange(6),
+            others=rng.randrange(2),
+            kv_usage=rng.random(),
+            draining=rng.random() < 0.1,
+            last_pick=step,
         )
         what = rng.random()
         if what < 0.4:
@@ -57,7 +63,7 @@ def test_after_any_changes_a_pick_is_that_from_a_snapshot(name: str, ledger: KvL
             row = ledger.remove(placed.pop(rng.randrange(len(placed)))[0])
             assert row is not None
             table.changed(row)
-        demand = Demand(1000, 4000, {"r3": 512}, KvForecast((900.0,) * 12, (100.0,) * 12))
+        demand = Demand(1000, 4000, {"r3": 512}, KvForecast((900.0,) * 12, (100.0,) * 12), 700.0, ALIVE)
         rows = table.every()
         snapshot = [
             dataclasses.replace(

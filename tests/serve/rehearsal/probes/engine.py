@@ -9,7 +9,7 @@ from typing import Any
 
 from r1_serve.nano import weights_path
 from r1_serve.rehearsal import engine_arguments, environment
-from r1_serve.workers.engine import kv_tokens
+from r1_serve.workers.engine import cache_of
 
 QUESTIONS = [
     "What is 47 + 85?",
@@ -116,7 +116,7 @@ def main() -> None:
         facts["tokens"] = data_parallel(tensor, data)
     else:
         asked, llm = prompts(), engine(tensor, data)
-        facts["kv_tokens"] = kv_tokens(llm.llm_engine)
+        facts["kv_tokens"] = cache_of(llm.llm_engine)[0]
         answers = answer(llm, asked)
         facts["tokens"] = [got["tokens"] for got in answers]
         if tensor == 1:
