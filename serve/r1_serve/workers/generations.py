@@ -1,7 +1,6 @@
 """The requests of one rank: submitted to the engine, gathered after each step into one frame a router.
 
-No task, queue or wake-up a request: vLLM merges a request's new tokens in its collector, and the step hook collects
-them all in one pass.
+No task, queue or wake-up a request: the step hook has all that a step brought, and reads it in one pass.
 """
 
 from __future__ import annotations
@@ -10,14 +9,17 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.tracing import Tracing
+from r1_serve.workers.outputs import Output
 
 logger = logging.getLogger(__name__)
+
+_QUEUED, _SCHEDULED, _PREEMPTED = 1, 2, 3  # vLLM's EngineCoreEventType
 
 ENGINE_DEAD = "the engine stopped; its gang restarts"
 LEAVING = "this rank is leaving; go on elsewhere"
@@ -51,7 +53,6 @@ class _Live:
     outbox: Outbox
     request_id: int
     engine_id: str
-    collector: Any = None  # None until the engine has taken the request
     started: bool = False
     span: Any = None
     tokens: int = 0
@@ -70,6 +71,7 @@ class Generations:
         self._tracing = tracing
         self.hello = hello  # who this rank is, for traces
         self._live: dict[tuple[Outbox, int], _Live] = {}
+        self._by_engine_id: dict[str, _Live] = {}  # the same
         self._held: Counter[Outbox] = Counter()  # live requests
         self._outboxes: list[Outbox] = []
         self._engine: Engine | None = None
@@ -118,6 +120,7 @@ class Generations:
             return
         self._sequence += 1
         live = self._live[key] = _Live(outbox, submit.request_id, str(self._sequence))
+        self._by_engine_id[live.engine_id] = live
         self._held[outbox] += 1
         traced: dict[str, Any] = {}
         if self._tracing is not None and submit.traceparent:
@@ -125,9 +128,7 @@ class Generations:
             traced["trace_headers"] = {"traceparent": self._tracing.traceparent(live.span)}
         try:
             prompt, params = engine_request(submit)
-            live.collector = await self._engine.add_request(
-                live.engine_id, prompt, params, priority=submit.priority, **traced
-            )
+            await self._engine.add_request(live.engine_id, prompt, params, priority=submit.priority, **traced)
         except Exception as e:
             self._forget(key)
             rejected = _is_refusal(e)
@@ -145,26 +146,24 @@ class Generations:
         if live is not None and self._engine is not None:
             await self._engine.abort(live.engine_id)
 
-    def step(self, scheduler_stats: Any, iteration_stats: Any) -> None:
+    def step(self, outputs: Sequence[Output], scheduler_stats: Any) -> None:
         """vLLM's step hook: send each router the new tokens of its requests and the load after the step."""
         if scheduler_stats is not None:
-            self._measure(scheduler_stats, iteration_stats)
-        deltas: dict[Outbox, list[pb.Delta]] = {}
-        for key, live in list(self._live.items()):
-            if live.collector is None:
+            self._measure(scheduler_stats)
+        load, deltas = self._load, dict[Outbox, list[pb.Delta]]()
+        for engine_id, output in outputs:
+            load.generation_tokens_total += len(output.new_token_ids)
+            live = self._by_engine_id.get(engine_id)
+            if output.prefill_stats is not None:
+                load.prompt_tokens_total += output.prefill_stats.num_computed_tokens
+            if output.events:
+                load.preemptions_total += sum(event.type == _PREEMPTED for event in output.events)
+            if live is None:
                 continue
-            try:
-                output = live.collector.get_nowait()
-            except Exception as e:
-                logger.error("request failed in the engine: %s", type(e).__name__)
-                delta = pb.Delta(request_id=live.request_id, finish=pb.FINISH_ERROR, error=ENGINE_DEAD)
-            else:
-                if output is None:
-                    continue
-                delta = _delta(live, output)
-            live.tokens += len(delta.token_ids)
+            delta = _delta(live, output)
+            live.tokens += len(output.new_token_ids)
             if delta.finish != pb.FINISH_NONE:
-                self._forget(key)
+                self._forget((live.outbox, live.request_id))
                 self._end_span(live, delta)
             deltas.setdefault(live.outbox, []).append(delta)
         for outbox, found in deltas.items():
@@ -206,6 +205,7 @@ class Generations:
 
     def _give_back(self, finish: pb.FinishReason, why: str) -> None:
         live, self._live = list(self._live.values()), {}
+        self._by_engine_id.clear()
         self._held.clear()
         for item in live:
             self._end_span(item, pb.Delta(finish=finish))
@@ -216,6 +216,7 @@ class Generations:
         live = self._live.pop(key, None)
         if live is not None:
             self._held[key[0]] -= 1
+            del self._by_engine_id[live.engine_id]
         if not self._live:
             self._idle.set()
         return live
@@ -242,7 +243,7 @@ class Generations:
     def _refuse(self, outbox: Outbox, request_id: int, finish: pb.FinishReason, error: str) -> None:
         outbox.send(self._frame([pb.Delta(request_id=request_id, finish=finish, error=error)]))
 
-    def _measure(self, scheduler: Any, iteration: Any) -> None:
+    def _measure(self, scheduler: Any) -> None:
         now, load = self._clock(), self._load
         running = int(scheduler.num_running_reqs)
         if self._last_step is not None:
@@ -252,10 +253,6 @@ class Generations:
         load.running = running
         load.waiting = int(scheduler.num_waiting_reqs + scheduler.num_skipped_waiting_reqs)
         load.kv_usage = float(scheduler.kv_cache_usage)
-        if iteration is not None:
-            load.preemptions_total += int(iteration.num_preempted_reqs)
-            load.generation_tokens_total += int(iteration.num_generation_tokens)
-            load.prompt_tokens_total += int(iteration.prompt_token_stats.computed)
         cached = scheduler.prefix_cache_stats
         if cached is not None:
             load.prefix_queries_total += int(cached.queries)
@@ -263,16 +260,16 @@ class Generations:
 
 
 def _delta(live: _Live, output: Any) -> pb.Delta:
-    completion = output.outputs[0]
-    delta = pb.Delta(request_id=live.request_id, token_ids=completion.token_ids)
+    delta = pb.Delta(request_id=live.request_id, token_ids=output.new_token_ids)
     if not live.started:
         live.started = True
-        delta.cached_tokens = max(0, output.num_cached_tokens or 0)
-        times = output.metrics
-        if times is not None and times.scheduled_ts:
-            delta.queue_time_us = max(0, int((times.scheduled_ts - times.queued_ts) * 1e6))
-    if output.finished:
-        delta.finish = _FINISH.get(str(completion.finish_reason), pb.FINISH_ERROR)
+        if output.prefill_stats is not None:
+            delta.cached_tokens = max(0, output.prefill_stats.num_cached_tokens)
+        times = {event.type: event.timestamp for event in reversed(output.events or ())}  # the first of each kind
+        if _QUEUED in times and _SCHEDULED in times:
+            delta.queue_time_us = max(0, int((times[_SCHEDULED] - times[_QUEUED]) * 1e6))
+    if output.finish_reason is not None:
+        delta.finish = _FINISH.get(str(output.finish_reason), pb.FINISH_ERROR)
         if delta.finish == pb.FINISH_ERROR:
             delta.error = "the engine could not go on with this request"
     return delta
