@@ -84,6 +84,7 @@ def serve(plan: Plan, *, address: str, routers: str | None, threads: int, tempor
                 # On disk: a container's /dev/shm may be too small for a store that nothing is put into.
                 _plasma_directory=str(temporary) if temporary else None,
             )
+            _end_log_monitor()
         else:
             ray.init(address=address, log_to_driver=False, namespace="r1")
     except (ConnectionError, RuntimeError, ValueError, OSError) as e:
@@ -117,6 +118,13 @@ def _reach(address: str) -> None:
 
 def _leave(number: int, frame: FrameType | None) -> None:
     sys.exit(0)
+
+
+def _end_log_monitor() -> None:
+    """It reads every log several times a second for drivers that want lines of their workers, and ours does not."""
+    import ray
+
+    ray._private.worker._global_node.kill_log_monitor(check_alive=False)
 
 
 def _dead_parts() -> str:

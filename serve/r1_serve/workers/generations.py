@@ -150,7 +150,7 @@ class Generations:
         """vLLM's step hook: send each router the new tokens of its requests and the load after the step."""
         if scheduler_stats is not None:
             self._measure(scheduler_stats)
-        load, deltas = self._load, dict[Outbox, list[pb.Delta]]()
+        load, frames = self._load, dict[Outbox, pb.Frame]()
         for engine_id, output in outputs:
             load.generation_tokens_total += len(output.new_token_ids)
             live = self._by_engine_id.get(engine_id)
@@ -160,14 +160,22 @@ class Generations:
                 load.preemptions_total += sum(event.type == _PREEMPTED for event in output.events)
             if live is None:
                 continue
-            delta = _delta(live, output)
+            frame = frames.get(live.outbox)
+            if frame is None:
+                frame = frames[live.outbox] = pb.Frame()
+            delta = frame.deltas.add(request_id=live.request_id, token_ids=output.new_token_ids)
             live.tokens += len(output.new_token_ids)
-            if delta.finish != pb.FINISH_NONE:
+            if not live.started:
+                live.started = True
+                _tell_start(delta, output)
+            if output.finish_reason is not None:
+                _tell_end(delta, output)
                 self._forget((live.outbox, live.request_id))
                 self._end_span(live, delta)
-            deltas.setdefault(live.outbox, []).append(delta)
-        for outbox, found in deltas.items():
-            outbox.send(self._frame(found))
+        for outbox, frame in frames.items():
+            frame.load.CopyFrom(load)
+            frame.draining = self.draining
+            outbox.send(frame)
 
     def fail(self) -> None:
         """The engine died: every request ends with FINISH_ERROR, so that routers go on with it elsewhere, and this rank
@@ -259,20 +267,18 @@ class Generations:
             load.prefix_hits_total += int(cached.hits)
 
 
-def _delta(live: _Live, output: Any) -> pb.Delta:
-    delta = pb.Delta(request_id=live.request_id, token_ids=output.new_token_ids)
-    if not live.started:
-        live.started = True
-        if output.prefill_stats is not None:
-            delta.cached_tokens = max(0, output.prefill_stats.num_cached_tokens)
-        times = {event.type: event.timestamp for event in reversed(output.events or ())}  # the first of each kind
-        if _QUEUED in times and _SCHEDULED in times:
-            delta.queue_time_us = max(0, int((times[_SCHEDULED] - times[_QUEUED]) * 1e6))
-    if output.finish_reason is not None:
-        delta.finish = _FINISH.get(str(output.finish_reason), pb.FINISH_ERROR)
-        if delta.finish == pb.FINISH_ERROR:
-            delta.error = "the engine could not go on with this request"
-    return delta
+def _tell_start(delta: pb.Delta, output: Any) -> None:
+    if output.prefill_stats is not None:
+        delta.cached_tokens = max(0, output.prefill_stats.num_cached_tokens)
+    times = {event.type: event.timestamp for event in reversed(output.events or ())}  # the first of each kind
+    if _QUEUED in times and _SCHEDULED in times:
+        delta.queue_time_us = max(0, int((times[_SCHEDULED] - times[_QUEUED]) * 1e6))
+
+
+def _tell_end(delta: pb.Delta, output: Any) -> None:
+    delta.finish = _FINISH.get(str(output.finish_reason), pb.FINISH_ERROR)
+    if delta.finish == pb.FINISH_ERROR:
+        delta.error = "the engine could not go on with this request"
 
 
 def _is_refusal(e: Exception) -> bool:
