@@ -16,60 +16,70 @@ INSTALL := VENV=$(VENV) PYTHON=$(PYTHON) requirements/install.sh
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install serve test test-slow check format nano topology bench-router bench-peers failover observability chart-check chart-schema kernels-aot test-interpret bench-kernels lock protos clean
+.PHONY: help install serve test test-slow check format nano topology bench-router bench-peers failover upgrade-drill observability chart-check chart-schema kernels-aot test-interpret bench-kernels lock protos clean
 
+##@ Run it
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^##@ /{print (n++ ? "\n" : "") substr($$0, 5)} /^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' \
+	  $(MAKEFILE_LIST)
 
-install: $(VENV)/.dev ## make .venv with every pinned package; again only when a lock changes
+install: $(VENV)/.dev ## make .venv with every pinned package; does something again only when a lock changes
 	@echo "installed: $(BIN)/r1"
 
-serve: $(VENV)/.serve ## rehearse PLAN=nano-tp1 here and serve until Ctrl-C; ONCE="question" asks it and ends
+serve: $(VENV)/.serve ## start the fleet PLAN=nano-tp1 here, until Ctrl-C; ONCE="a question" asks it and ends
 	@$(BIN)/r1 rehearse $(PLAN) --started-at $(STARTED_AT) $(if $(ONCE),--once "$$ONCE")
 serve: export ONCE := $(value ONCE)
 
-test: $(VENV)/.dev ## every test but the slow ones (under 20 minutes on two cores)
+##@ Change it
+test: $(VENV)/.dev ## all tests but the slow ones (about 14 minutes on two idle cores); ARGS="..." goes to pytest
 	@$(BIN)/pytest -m "not slow" $(ARGS)
 
 test-slow: $(VENV)/.dev ## the tests that take minutes each
 	@$(BIN)/pytest -m slow $(ARGS)
 
-check: $(VENV)/.dev ## lint, formatting, types, imports between the rooms
+check: $(VENV)/.dev ## lint, formatting, types, and which room imports which
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
-format: $(VENV)/.dev ## format the code and mend what ruff can
+format: $(VENV)/.dev ## format the code, and mend what the linter can
 	@$(BIN)/ruff check --fix --quiet
 	@$(BIN)/ruff format
 
-nano: $(VENV)/.dev ## retrain r1-nano for MINUTES=150 on the CPU or a GPU, then measure it on held-out problems
-	@$(BIN)/python -m r1_serve.nano.train --minutes $(MINUTES) --state .r1/nano/state.pt
-	@$(BIN)/python -m r1_serve.nano.evaluate --card benchmarks/results/nano_card
+nano: $(VENV)/.dev ## train r1-nano from nothing for MINUTES=150, then measure it; OUT=folder spares the shipped one
+	@$(BIN)/python -m r1_serve.nano.train --minutes $(MINUTES) --state .r1/nano/state.pt $(if $(OUT),--out $(OUT))
+	@$(BIN)/python -m r1_serve.nano.evaluate $(if $(OUT),--weights $(OUT)) \
+	  --card $(or $(OUT),benchmarks/results)/nano_card_cpu_$(shell date +%F) $(ARGS)
 
-topology: $(VENV)/.dev ## the same held-out prompts on every shipped layout: answers, accuracy, differences
+##@ Measure it (ARGS=--write keeps the result in benchmarks/results)
+topology: $(VENV)/.dev ## ask the same held-out problems of every shipped plan: do the answers differ?
 	@$(BIN)/python -m r1_bench.topology $(ARGS)
 
-bench-router: $(VENV)/.dev ## the router alone under a synthetic fleet: CPU a token, added latency, memory; ARGS=--write
+bench-router: $(VENV)/.dev ## what the router alone costs: CPU a token, added latency, memory
 	@$(BIN)/python -m r1_bench.router $(ARGS)
 
-bench-peers: $(VENV)/.dev ## the nano stack beside vLLM's server, vllm-router and Ray Serve LLM, in turns; ARGS=--write
+bench-peers: $(VENV)/.dev ## the nano stack beside vLLM's server, vllm-router and Ray Serve LLM, in turns
 	@$(BIN)/python -m r1_bench.peers $(ARGS)
 
-failover: $(VENV)/.dev ## kill ranks under STREAMS=64 greedy streams on FAILOVER_PLAN: anything lost, repeated, different?
+failover: $(VENV)/.dev ## kill ranks of FAILOVER_PLAN under STREAMS=64 streams: is a token lost, repeated or different?
 	@$(BIN)/python -m r1_bench.failover --streams $(STREAMS) --plan $(FAILOVER_PLAN) $(ARGS)
 
-observability: $(VENV)/.dev ## write the Grafana dashboards and the chart's copies of them and of Prometheus' rules
+upgrade-drill: $(VENV)/.dev ## new weights under load: two fleets, routers started anew, an alias moved; anybody dropped?
+	@$(BIN)/python -m r1_bench.upgrade $(ARGS)
+
+##@ Chart and dashboards
+observability: $(VENV)/.dev ## write the Grafana dashboards, and the chart's copies of them and of Prometheus' rules
 	@$(BIN)/python -m r1_serve.observability .
 
-chart-check: $(VENV)/.dev ## render the chart with every values file and variation, validate it all; ends with one JSON object
+chart-check: $(VENV)/.dev ## render the chart with every values file and variation, and validate what comes out
 	@$(BIN)/python -m r1_bench.chart.check helm $(ARGS)
 
-chart-schema: $(VENV)/.dev ## write helm/values.schema.json and what the chart's checks know, from types and catalog
+chart-schema: $(VENV)/.dev ## write the chart's values.schema.json and what its checks know, from types and catalog
 	@$(BIN)/python -m r1_bench.chart.generate helm
 
-kernels-aot: $(VENV)/.dev ## compile every kernel for sm_90 and sm_100 without a GPU, against the committed table; ARGS=--write
+##@ Kernels
+kernels-aot: $(VENV)/.dev ## compile every kernel for sm_90 and sm_100 without a GPU, against the committed table
 	@$(BIN)/python -m r1_kernels.aot $(ARGS)
 
 test-interpret: $(VENV)/.dev ## the kernels' tests under Triton's interpreter (two minutes)
@@ -78,10 +88,11 @@ test-interpret: $(VENV)/.dev ## the kernels' tests under Triton's interpreter (t
 bench-kernels: $(VENV)/.dev ## check and time the fused MoE kernels on this machine's GPU (under ten minutes)
 	@$(BIN)/python -m r1_kernels.bench $(ARGS)
 
+##@ Upkeep
 lock: $(VENV)/.dev ## resolve requirements/*.lock again from pyproject.toml; UPGRADE=1 takes the newest versions
 	@UPGRADE=$(UPGRADE) requirements/lock.sh
 
-protos: $(VENV)/.dev ## regenerate the Python code of serve/r1_serve/protos/*.proto
+protos: $(VENV)/.dev ## write the Python code of serve/r1_serve/protos/*.proto
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=serve --python_out=serve \
 	  --pyi_out=serve --grpc_python_out=serve serve/r1_serve/protos/*.proto
 

@@ -23,6 +23,7 @@ import psutil
 from r1_serve.nano.tasks import held_out
 
 from r1_bench import results
+from r1_bench.chat import ChatError, chat
 from r1_bench.fleet import Fleet, fleet
 
 MAX_TOKENS = 900
@@ -49,34 +50,18 @@ class Stream:
 
 async def ask(client: httpx.AsyncClient, question: str, stream: Stream) -> None:
     """Thinking and answer go to ``stream.text`` as they come, apart by a mark."""
-    body = {
-        "messages": [{"role": "user", "content": question}],
-        "temperature": 0,
-        "max_tokens": MAX_TOKENS,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "loop_guard": False,
-    }
     last, answering = time.monotonic(), False
-    async with client.stream("POST", "/v1/chat/completions", json=body) as response:
-        async for line in response.aiter_lines():
-            if not line.startswith("data: {"):
-                continue
-            event = json.loads(line[6:])
-            if "error" in event:
-                stream.error = event["error"]["message"]
-                return
-            if event["choices"]:
-                choice = event["choices"][0]
-                answer = choice["delta"].get("content")
-                if answer and not answering:
-                    answering, stream.text = True, stream.text + MARK
-                stream.text += answer or choice["delta"].get("reasoning") or ""
-                stream.ends += choice["finish_reason"] is not None
-            else:
-                stream.tokens = event["usage"]["completion_tokens"]
+    try:
+        async for chunk in chat(client, question, max_tokens=MAX_TOKENS, loop_guard=False):
+            if chunk.answer and not answering:
+                answering, stream.text = True, stream.text + MARK
+            stream.text += chunk.answer or chunk.thinking
+            stream.ends += chunk.finish_reason is not None
+            stream.tokens = chunk.tokens or stream.tokens
             now = time.monotonic()
             stream.longest_pause_s, last = max(stream.longest_pause_s, now - last), now
+    except ChatError as e:
+        stream.error = str(e)
 
 
 async def ask_all(where: Fleet, questions: Sequence[str], streams: Sequence[Stream]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -21,6 +22,17 @@ _POLL_S = 0.1
 
 class FleetError(RuntimeError):
     """The fleet did not start; the message ends with what it said."""
+
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)  # loaded before a fork needs it
+
+
+def end_with_parent() -> None:
+    """``preexec_fn`` of a child that the kernel shall send SIGTERM when the thread that started it dies, and so when we
+    are killed. A rehearsal started by hand has none of this, and outlives its shell under nohup."""
+    if sys.platform == "linux":
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,8 @@ class Fleet:
 
 @contextmanager
 def fleet(plan: str, folder: Path | None = None, settings: Mapping[str, str] | None = None) -> Iterator[Fleet]:
-    """Run ``r1 rehearse PLAN`` on free ports until the block ends; logs and announcements go to ``folder``.
+    """Run ``r1 rehearse PLAN`` on free ports until the block or this process ends, be it by SIGKILL; logs and
+    announcements go to ``folder``. To be called on a thread that lives as long as the block.
 
     ``settings`` are environment variables of the command, beside the caller's.
     """
@@ -61,6 +74,7 @@ def fleet(plan: str, folder: Path | None = None, settings: Mapping[str, str] | N
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=end_with_parent,
                 env={**os.environ, **(settings or {})},
             )
         try:

@@ -25,6 +25,7 @@ from r1_cluster.plan import Plan
 from r1_serve.nano.tasks import held_out
 
 from r1_bench import results
+from r1_bench.chat import ChatError, chat
 from r1_bench.fleet import Fleet, fleet
 
 PLAN = "nano-dp2-ep2"
@@ -33,6 +34,7 @@ LONG = ("multiplication", "sorting", "primality")
 TTFT_S, TPOT_S = 2.0, 0.1  # what a good answer keeps to, on two cores
 MAX_TOKENS = 600
 POOL = 400  # problems to draw from
+DRY_S = 30.0  # a rank tells its load at least once a second
 
 
 @dataclass
@@ -63,33 +65,17 @@ def asked(n: int, per_second: float, long_share: float, seed: int) -> list[tuple
 
 
 async def ask(client: httpx.AsyncClient, question: str, served: Served) -> None:
-    body = {
-        "messages": [{"role": "user", "content": question}],
-        "temperature": 0,
-        "max_tokens": MAX_TOKENS,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    started = first = last = time.monotonic()
-    seen = False
-    async with client.stream("POST", "/v1/chat/completions", json=body) as response:
-        if response.status_code != 200:
-            served.error = str(response.status_code)
-            return
-        async for line in response.aiter_lines():
-            if not line.startswith("data: {"):
-                continue
-            event = json.loads(line[6:])
-            if "error" in event:
-                served.error = event["error"]["message"]
-                return
-            if event["choices"]:
-                delta = event["choices"][0]["delta"]
-                if delta.get("reasoning") or delta.get("content"):
-                    last = time.monotonic()
-                    first, seen = (first, True) if seen else (last, True)
-            else:
-                served.tokens = event["usage"]["completion_tokens"]
+    started = time.monotonic()
+    times: list[float] = []
+    try:
+        async for chunk in chat(client, question, max_tokens=MAX_TOKENS):
+            if chunk.thinking or chunk.answer:
+                times.append(time.monotonic())
+            served.tokens = chunk.tokens or served.tokens
+    except ChatError as e:
+        served.error = str(e)
+        return
+    first, last = (times[0], times[-1]) if times else (started, started)
     served.ttft_s = first - started
     served.tpot_s = (last - first) / max(1, served.tokens - 1)
 
@@ -110,10 +96,23 @@ async def replay(where: Fleet, questions: Sequence[tuple[float, str]]) -> list[S
 
 
 def preemptions(where: Fleet) -> int:
-    """Of all ranks so far, by their next beat."""
-    time.sleep(2)
-    text = httpx.get(f"{where.url}/metrics", trust_env=False).text
-    return round(sum(float(value) for value in re.findall(r"^r1_rank_preemptions\{.*\} (\S+)$", text, re.M)))
+    """Of all ranks so far, once they have run dry: a step's frame brings its tokens and the rank's count together."""
+    deadline = time.monotonic() + DRY_S
+    while True:
+        read = ranks(httpx.get(f"{where.url}/metrics", trust_env=False).text)
+        if read["running"] + read["waiting"] == 0:
+            return round(read["preemptions"])
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"ranks still at work {DRY_S:g} s after the last answer: {read}")
+        time.sleep(0.05)
+
+
+def ranks(metrics: str) -> dict[str, float]:
+    """What the ranks run, have waiting and have preempted, in sum."""
+    return {
+        name: sum(map(float, re.findall(rf"^r1_rank_{name}\{{.*\}} (\S+)$", metrics, re.M)))
+        for name in ("running", "waiting", "preemptions")
+    }
 
 
 def summary(served: Sequence[Served], seconds: float) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The same held-out problems, greedily, on every shipped layout and in transformers: same answers, same accuracy?
 
-`python -m r1_bench.topology` starts each layout in turn, asks, compares, and writes benchmarks/results/topology_cpu_*.
+`python -m r1_bench.topology` starts each layout in turn, asks and compares; `--write` keeps the result.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Reply:
 async def ask_all(where: Fleet, questions: Sequence[str], model: str = "r1-nano") -> list[Reply]:
     """Every question over HTTP, ``STREAMS`` at a time, in order."""
     gate = asyncio.Semaphore(STREAMS)
-    # As many idle connections as streams: by default httpx keeps 20 and closes the others while all are in use.
-    limits = httpx.Limits(max_keepalive_connections=STREAMS)
+    # A connection a question: a broken read is then the router's, not that of a connection closed while it was idle.
+    limits = httpx.Limits(max_keepalive_connections=0)
     async with httpx.AsyncClient(base_url=where.url, timeout=600, trust_env=False, limits=limits) as client:
 
         async def ask(question: str) -> Reply:
@@ -52,11 +52,7 @@ async def ask_all(where: Fleet, questions: Sequence[str], model: str = "r1-nano"
                 "max_tokens": MAX_TOKENS,
             }
             async with gate:
-                try:
-                    response = await client.post("/v1/chat/completions", json=body)
-                except httpx.ReadError as e:  # seen once, of thousands, and not explained: told, and asked again
-                    print(f"asked again after {e!r}: {question}", file=sys.stderr)
-                    response = await client.post("/v1/chat/completions", json=body)
+                response = await client.post("/v1/chat/completions", json=body)
             response.raise_for_status()
             got = response.json()
             message, usage = got["choices"][0]["message"], got["usage"]
@@ -130,6 +126,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plans", nargs="*", default=[name for name in shipped() if name.startswith("nano")])
+    parser.add_argument("--write", action="store_true", help="write benchmarks/results/topology_cpu_*")
     args = parser.parse_args()
     problems = held_out(args.n, args.seed)
     questions = [problem.question for problem in problems]
@@ -153,7 +150,9 @@ def main() -> None:
         last = rows[-1]
         print(f"{plan}: {last['accuracy']:.1%}, {last['same_as_transformers']} of {args.n} as {REFERENCE}", flush=True)
     result = {"environment": results.environment(), "problems": args.n, "seed": args.seed, "rows": rows}
-    print(results.write("topology_cpu", result, table(result)))
+    print(table(result))
+    if args.write:
+        print(results.write("topology_cpu", result, table(result)))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from r1_cluster.reading import read_yaml
+from r1_cluster.reading import read_text, read_yaml
 from r1_cluster.routing.budget import BudgetRules
 
 PLANS = Path(__file__).parent / "plans"
@@ -230,8 +230,10 @@ class Plan(_Frozen):
 
     @property
     def hash(self) -> str:
-        """Twelve hex digits over the canonical JSON, without the name and the planner's notes, which change nothing."""
-        value = self.model_dump(mode="json", exclude={"name", "reasons", "memory", "predicted"})
+        """Twelve hex digits over the canonical JSON. Left out is what changes nothing for a rank: the name, the
+        planner's notes, and the aliases, which routers move from one model to another while both fleets serve."""
+        notes = {"name": True, "reasons": True, "memory": True, "predicted": True}
+        value = self.model_dump(mode="json", exclude={**notes, "model": {"aliases"}})
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
     def to_yaml(self) -> str:
@@ -250,7 +252,8 @@ class Plan(_Frozen):
             path = PLANS / f"{name_or_path}.yaml"
         if not path.is_file():
             raise PlanError(f"no plan {name_or_path!r}: shipped plans are {', '.join(shipped())}, or give a .yaml file")
-        return cls.from_yaml(path.read_text(encoding="utf-8"), source=str(name_or_path))
+        source = str(name_or_path)
+        return cls.from_yaml(read_text(path, source=source, error=PlanError), source)
 
 
 def shipped() -> tuple[str, ...]:

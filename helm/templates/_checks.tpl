@@ -14,7 +14,14 @@ a crash loop. Shapes and unknown keys are values.schema.json's part.
 {{- if and $v.model (ne $v.model $plan.model.name) -}}
 {{- fail (printf "plan.model.name: the plan is for %s and this release for %s (model): use a plan for %s, or change model" $plan.model.name $v.model $v.model) -}}
 {{- end -}}
-{{- range $v.previousPlans -}}
+{{- range $previous := $v.previousPlans -}}
+{{- if ne .model.name $plan.model.name -}}
+{{- range prepend (.model.aliases | default list) .model.name -}}
+{{- if has . (prepend ($plan.model.aliases | default list) $plan.model.name) -}}
+{{- fail (printf "previousPlans: %s would name both %s and %s: take it out of one plan's model.aliases" . $previous.model.name $plan.model.name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if and (eq .model.name $plan.model.name) (ne .model.checkpoint $plan.model.checkpoint) -}}
 {{- fail (printf "previousPlans: %s serves %s from another checkpoint than plan: give one of them another model.name" .name .model.name) -}}
 {{- end -}}
@@ -121,7 +128,17 @@ a crash loop. Shapes and unknown keys are values.schema.json's part.
 {{- fail "ray.autoscaler.enabled: Kueue admits a cluster of a fixed size: turn one of them off" -}}
 {{- end -}}
 
+{{- if not (or $v.networkPolicy.enabled $v.fleetToken.existingSecret) -}}
+{{- fail "fleetToken.existingSecret: without network policies whoever reaches a router can attach as a worker and be given prompts: name a Secret with a fleet token, or set networkPolicy.enabled" -}}
+{{- end -}}
+
 {{- $outside := ternary "ingress.enabled" (ternary "gateway.enabled" "" $v.gateway.enabled) $v.ingress.enabled -}}
+{{- if ne $v.router.service.type "ClusterIP" -}}
+{{- $outside = printf "router.service.type %s" $v.router.service.type -}}
+{{- if not $v.fleetToken.existingSecret -}}
+{{- fail (printf "fleetToken.existingSecret: %s opens the port at which workers attach and are given prompts: name a Secret with a fleet token, or use ClusterIP behind ingress or gateway, which open the API alone" $outside) -}}
+{{- end -}}
+{{- end -}}
 {{- if and $outside (not $v.tenants.existingSecret) (not $v.tenants.anonymous) -}}
 {{- fail (printf "tenants.existingSecret: %s lets the outside in: name a Secret with a tenants file (docs/routing.md), or set tenants.anonymous" $outside) -}}
 {{- end -}}
@@ -130,6 +147,16 @@ a crash loop. Shapes and unknown keys are values.schema.json's part.
 {{- end -}}
 {{- if and $v.gateway.enabled (not $v.gateway.parentRefs) -}}
 {{- fail "gateway.parentRefs: name the Gateway the routes belong to" -}}
+{{- end -}}
+{{- if and $v.gateway.enabled $v.gateway.grpcHostnames -}}
+{{- if not $v.gateway.hostnames -}}
+{{- fail "gateway.hostnames: a Gateway gives a host to HTTP routes or to gRPC routes: name the HTTP ones, apart from grpcHostnames" -}}
+{{- end -}}
+{{- range $v.gateway.grpcHostnames -}}
+{{- if has . $v.gateway.hostnames -}}
+{{- fail (printf "gateway.grpcHostnames: %s is in gateway.hostnames too: a Gateway gives a host to HTTP routes or to gRPC routes" .) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- if and $v.test.apiKey.name (not $v.test.apiKey.key) -}}
 {{- fail (printf "test.apiKey.key: name the key within the Secret %s" $v.test.apiKey.name) -}}

@@ -53,10 +53,10 @@ app.kubernetes.io/component: {{ . }}
 {{- end -}}
 {{- end -}}
 
-{{/* A plan's short name for objects and files: what serves, without the name and the planner's notes. */}}
+{{/* A plan's short name for objects and files: what ranks serve, without the name, the aliases and the planner's notes. */}}
 {{- define "r1.hash" -}}
 {{- if kindIs "map" . -}}
-{{- omit . "name" "reasons" "memory" "predicted" | toJson | sha256sum | trunc 10 -}}
+{{- set (omit . "name" "reasons" "memory" "predicted") "model" (omit (.model | default dict) "aliases") | toJson | sha256sum | trunc 10 -}}
 {{- else -}}
 {{- . | toJson | sha256sum | trunc 10 -}}
 {{- end -}}
@@ -74,6 +74,28 @@ app.kubernetes.io/component: {{ . }}
 
 {{- define "r1.planFile" -}}
 /etc/r1/plans/{{ include "r1.hash" . }}.yaml
+{{- end -}}
+
+{{/* The fleet token as a file: a changed Secret is read without a restart. */}}
+{{- define "r1.fleetTokenEnv" -}}
+{{- with .Values.fleetToken }}
+{{- if .existingSecret }}
+- {name: R1_FLEET_TOKEN_FILE, value: /etc/r1/fleet/{{ .key }}}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "r1.fleetTokenMount" -}}
+{{- if .Values.fleetToken.existingSecret }}
+- {name: fleet-token, mountPath: /etc/r1/fleet, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- define "r1.fleetTokenVolume" -}}
+{{- with .Values.fleetToken.existingSecret }}
+- name: fleet-token
+  secret: {secretName: {{ . | quote }}, defaultMode: 0440}
+{{- end }}
 {{- end -}}
 
 {{/* What workers call. */}}

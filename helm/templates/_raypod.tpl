@@ -82,6 +82,7 @@ spec:
         - {name: R1_MAX_GANGS, value: {{ $.Values.ray.autoscaler.maxGangs | int | quote }}}
         {{- end }}
         {{- if $worker }}
+        {{- include "r1.fleetTokenEnv" $ | nindent 8 }}
         - {name: R1_LEAVE_S, value: {{ $pod.leaveSeconds | int | quote }}}
         - name: VLLM_HOST_IP
           valueFrom: {fieldRef: {fieldPath: status.podIP}}
@@ -172,6 +173,7 @@ spec:
         - {name: home, mountPath: /home/r1}
         - {name: shared-memory, mountPath: /dev/shm}
         {{- if $worker }}
+        {{- include "r1.fleetTokenMount" $ | nindent 8 }}
         {{- include "r1.weightsMount" (list $ "ray") | nindent 8 }}
         {{- end }}
   volumes:
@@ -187,6 +189,7 @@ spec:
     - name: shared-memory
       emptyDir: {medium: Memory, sizeLimit: {{ ternary ($pod.sharedMemory | default "1Gi") "1Gi" $worker }}}
     {{- if $worker }}
+    {{- include "r1.fleetTokenVolume" $ | nindent 4 }}
     {{- include "r1.weightsVolume" (list $ "ray") | nindent 4 }}
     {{- if eq $.Values.weights.type "pvc" }}
     {{- include "r1.sumsVolume" $ | nindent 4 }}

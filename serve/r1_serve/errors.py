@@ -188,6 +188,15 @@ class AlreadyAttached(AttachRefused):
     grpc_status = grpc.StatusCode.ALREADY_EXISTS
 
 
+class FleetTokenWrong(AttachRefused):
+    """A caller that does not belong to the fleet: it would be given prompts."""
+
+    reason = "fleet_token_wrong"
+    http_status = 401
+    grpc_status = grpc.StatusCode.UNAUTHENTICATED
+    openai_type = "authentication_error"
+
+
 class BadFrame(AttachRefused):
     """A worker that breaks the fleet protocol."""
 

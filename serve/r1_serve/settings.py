@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from r1_serve.errors import StartupError
@@ -32,7 +32,21 @@ class TraceSettings(BaseSettings):
     trace_share: float = Field(default=1.0, ge=0, le=1, description="of requests whose client does not say itself")
 
 
-class RouterSettings(LogSettings, TraceSettings):
+class FleetSettings(BaseSettings):
+    """By what routers and ranks know each other: see fleet_token.py. Each process reads its own, so that a token is in
+    no message and no store of Ray's."""
+
+    model_config = SettingsConfigDict(env_prefix="R1_", frozen=True, extra="ignore")
+
+    fleet_token: SecretStr | None = Field(
+        default=None, description="the same for routers and ranks; none: whoever reaches the gRPC port may attach"
+    )
+    fleet_token_file: Path | None = Field(
+        default=None, description="a file that holds it, read again at each attachment; R1_FLEET_TOKEN goes before it"
+    )
+
+
+class RouterSettings(LogSettings, TraceSettings, FleetSettings):
     """Where the router listens and what it lets in: ``R1_HTTP_PORT=8000 r1 router``, or the command's own flags."""
 
     host: str = "127.0.0.1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from r1_bench.policies_fleet import Served, asked, small_plan, summary
+from r1_bench.policies_fleet import Served, asked, ranks, small_plan, summary
 from r1_cluster.plan import Plan
 
 
@@ -30,3 +30,13 @@ def test_the_plan_differs_in_cache_and_seats_alone(tmp_path: Path) -> None:
     assert plan.engine.max_num_seqs == 32
     assert plan.pools == shipped.pools
     assert plan.hash != shipped.hash
+
+
+def test_the_gauges_of_all_ranks_are_summed() -> None:
+    metrics = "".join(
+        f'r1_rank_{name}{{model="m",rank="{rank}"}} {value}\n'
+        for rank in (0, 1)
+        for name, value in (("running", 2.0), ("waiting", 0.0), ("preemptions", 3.0 + rank), ("step_seconds", 0.1))
+    )
+    assert ranks(metrics) == {"running": 4, "waiting": 0, "preemptions": 7}
+    assert ranks("") == {"running": 0, "waiting": 0, "preemptions": 0}

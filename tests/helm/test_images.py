@@ -87,6 +87,9 @@ def test_compose_builds_the_cpu_image_and_runs_it_without_privileges() -> None:
             assert port.startswith("127.0.0.1:"), name
         for config in service.get("configs", ()):
             yaml.safe_load(compose["configs"][config["source"]]["content"])
+    tokens = {services[name]["environment"]["R1_FLEET_TOKEN"] for name in ("router", "fleet")}
+    assert len(tokens) == 1
+    assert tokens.pop().startswith("${R1_FLEET_TOKEN:?")  # compose refuses to start without one
     build = services["router"]["build"]
     assert (DEPLOY / build["context"] / build["dockerfile"]).is_file()
     assert build["target"] in stages()
@@ -99,6 +102,8 @@ def test_the_ray_cluster_file_is_valid_and_asks_for_a_token() -> None:
     validate_config(prepare_config(config))
     for commands in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
         assert "RAY_AUTH_MODE=token" in commands[-1]
+    assert "R1_FLEET_TOKEN_FILE=/opt/r1-serve/fleet-token" in config["worker_start_ray_commands"][-1]
+    assert "/opt/r1-serve/fleet-token" in config["file_mounts"]
     assert "--num-cpus=0" in config["head_start_ray_commands"][-1]
 
 

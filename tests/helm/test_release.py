@@ -89,6 +89,21 @@ def test_a_plan_is_replaced_only_beside_the_one_that_serves(
     assert len({name for name in api.kept() if name.startswith("ConfigMap/r1-plan-")}) == 1
 
 
+def test_an_alias_moves_between_two_fleets_without_another_cluster(
+    api: ApiServer, cluster: helm_python.Config, chart: Path, nano: Value
+) -> None:
+    old = merge(nano["plan"], {"model": {"aliases": ["best"]}})
+    new = merge(nano["plan"], {"name": "nano-next", "model": {"name": "r1-nano-next", "aliases": []}})
+    cluster.install(str(chart), NAME, merge(nano, {"model": "", "plan": new, "previousPlans": [old]}))
+    before = {name: spec(each) for name, each in api.kept().items()}
+    moved = [merge(plan, {"model": {"aliases": aliases}}) for plan, aliases in ((new, ["best"]), (old, []))]
+    cluster.upgrade(str(chart), NAME, merge(nano, {"model": "", "plan": moved[0], "previousPlans": [moved[1]]}))
+    after = {name: spec(each) for name, each in api.kept().items()}
+    changed = {name.split("-")[0] for name in after if after[name] != before.get(name)}
+    assert changed == {"ConfigMap/r1", "Deployment/r1"}
+    assert after.keys() == before.keys()
+
+
 def test_a_rollback_brings_back_what_was(api: ApiServer, cluster: helm_python.Config, chart: Path, nano: Value) -> None:
     cluster.install(str(chart), NAME, nano)
     before = {name: spec(each) for name, each in api.kept().items()}

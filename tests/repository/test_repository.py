@@ -17,7 +17,6 @@ ROOT = Path(__file__).parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
 phony = set(next(line for line in MAKEFILE.splitlines() if line.startswith(".PHONY:")).split()[1:])
 
@@ -43,19 +42,6 @@ def test_make_help_lists_every_target() -> None:
 
 def test_make_alone_is_make_help() -> None:
     assert make().stdout == make("help").stdout
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_make_command_in_a_page_is_a_target(page: Path) -> None:
-    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE))
-    assert named <= phony
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_in_a_page_leads_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-        if "://" not in target:
-            assert (page.parent / target).exists(), target
 
 
 def test_ci_runs_commands_of_the_readme() -> None:

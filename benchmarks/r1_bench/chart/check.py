@@ -46,8 +46,8 @@ def names(message: str, key: str) -> bool:
 
 def check(chart: Path, crds: Path) -> dict[str, int]:
     """Print every violation; return the counts. ``crds``: the folder of KubeRay's CRDs, which may be missing."""
-    kuberay = validate.kuberay(crds)
-    if kuberay is None:
+    known = validate.crds(crds)
+    if known is None:
         print(f"KubeRay's CRDs are not in {crds}: RayService is checked as far as its pods", file=sys.stderr)
     violations, objects, charts = outdated(chart), 0, 0
     for case in cases(chart):
@@ -60,7 +60,7 @@ def check(chart: Path, crds: Path) -> dict[str, int]:
         objects += len(rendered.objects)
         if " " not in case.name:
             violations += [f"{case.name}: {fault}" for fault in lint(chart, case.values)]
-        found = validate.faults(rendered.objects, kuberay) + policy.faults(rendered, privileged=case.privileged)
+        found = validate.faults(rendered.objects, known) + policy.faults(rendered, privileged=case.privileged)
         violations += [f"{case.name}: {fault}" for fault in found]
     rejections = 0
     for wrong in WRONG:
@@ -76,7 +76,9 @@ def check(chart: Path, crds: Path) -> dict[str, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("chart", type=Path)
-    parser.add_argument("--crds", type=Path, default=Path("../shared/data/kuberay"), help="KubeRay's CRDs, as files")
+    parser.add_argument(
+        "--crds", type=Path, default=Path("../shared/data/kuberay"), help="KubeRay's CRDs as files, and add-ons'"
+    )
     given = parser.parse_args()
     counts = check(given.chart, given.crds)
     print(json.dumps(counts))

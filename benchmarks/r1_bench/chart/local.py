@@ -1,17 +1,19 @@
 """A rendered release as processes of this machine: the containers' own commands, arguments and environment.
 
-What stands in for the cluster is here and small: a mount is a folder, the pod's address is 127.0.0.1, KubeRay is
-:func:`ray_start` and the PUT of ``serveConfigV2`` that it makes. Ports and the routers' address are values.
+What stands in for the cluster is here and small: a mount is a folder, the pod's address is 127.0.0.1, Secrets are
+given, KubeRay is :func:`ray_start` and the PUT of ``serveConfigV2`` that it makes. Ports and the routers' address are
+values.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from socket import socket
@@ -21,6 +23,7 @@ import httpx
 import yaml
 
 from r1_bench.chart.render import RELEASE, Rendered, Value, merge, render
+from r1_bench.fleet import end_with_parent
 
 LOOPBACK = "127.0.0.1"
 
@@ -32,12 +35,28 @@ def free_port() -> int:
         return port
 
 
+def free_block(size: int) -> int:
+    """The first of ``size`` ports in a row that are free now."""
+    while True:
+        first = free_port()
+        with ExitStack() as stack:
+            try:
+                for port in range(first, first + size):
+                    stack.enter_context(closing(socket())).bind((LOOPBACK, port))
+            except (OSError, OverflowError):
+                continue
+        return first
+
+
 def ray_start(kind: str, group: Value, head_port: int) -> list[str]:
-    """The command that KubeRay gives a Ray container (``BuildPod`` in its common/pod.go)."""
+    """The command that KubeRay gives a Ray container (``BuildPod`` and ``updateRayStartParamsResources`` in its
+    common/pod.go)."""
     given = group["rayStartParams"]
     parameters = {"block": "true", "metrics-export-port": "8080", "dashboard-agent-listen-port": "52365"} | given
     if kind == "worker":
         parameters = {"address": f"{LOOPBACK}:{head_port}"} | parameters
+    if own := group.get("resources"):
+        parameters["resources"] = f"'{json.dumps({name: int(quantity) for name, quantity in own.items()})}'"
     flags = [f"--{key}" if value == "true" else f"--{key}={value}" for key, value in sorted(parameters.items())]
     command = " ".join(["ray", "start", *(["--head"] if kind == "head" else []), *flags])
     return ["/bin/bash", "-c", "--", f"ulimit -n ${{RAY_START_ULIMIT_OPEN_FILES:-65536}}; {command}"]
@@ -45,19 +64,22 @@ def ray_start(kind: str, group: Value, head_port: int) -> list[str]:
 
 @dataclass
 class Local:
-    """One release. ``folder`` must be short: Ray's sockets lie below it."""
+    """One release. ``folder`` must be short: Ray's sockets lie below it. ``secrets``: name to key to value."""
 
     chart: Path
     values: Mapping[str, Any]
     folder: Path
+    secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     http: int = field(default_factory=free_port)
-    grpc: int = field(default_factory=free_port)
+    grpc: int = 0
     gcs: int = field(default_factory=free_port)
     dashboard: int = field(default_factory=free_port)
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     agents: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # Several processes of a router take a port each after the shared one.
+        self.grpc = self.grpc or free_block(1 + int(self.values.get("router", {}).get("processes", 1)))
         head = {"port": str(self.gcs), "dashboard-host": LOOPBACK, "dashboard-port": str(self.dashboard)}
         head["temp-dir"] = str(self.folder / "ray")
         overrides = {
@@ -144,7 +166,9 @@ class Local:
     def _run(self, part: str, command: list[str]) -> subprocess.Popen[bytes]:
         environment, command = self._prepared(part, command)
         with (self.folder / f"{part}.log").open("wb") as log:
-            return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen(  # never outlives us
+                command, env=environment, stdout=log, stderr=log, start_new_session=True, preexec_fn=end_with_parent
+            )
 
     def _complete(self, part: str, command: list[str]) -> subprocess.CompletedProcess[str]:
         environment, command = self._prepared(part, command)
@@ -177,6 +201,8 @@ class Local:
             if mount["mountPath"] != "/dev/shm":  # noqa: S108 - the machine's own will do
                 self._mounts[mount["mountPath"]] = folder
             volume = volumes[mount["name"]]
+            for key, value in self.secrets.get(volume.get("secret", {}).get("secretName"), {}).items():
+                (folder / key).write_text(value, encoding="utf-8")
             for source in volume.get("projected", {}).get("sources", [volume]):
                 if wanted := source.get("configMap"):
                     data = self.rendered.one("ConfigMap", wanted["name"])["data"]

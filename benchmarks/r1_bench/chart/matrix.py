@@ -16,6 +16,12 @@ FETCH: Value = {
     "existingSecret": "hub",
 }
 STORE: Value = {"uri": "s3://models/r1", "existingSecret": "aws", "endpoint": "https://minio:9000"}
+GATEWAY: Value = {
+    "enabled": True,
+    "parentRefs": [{"name": "public", "namespace": "gateways"}],
+    "hostnames": ["r1.example.com"],
+    "grpcHostnames": ["grpc.r1.example.com"],
+}
 
 VARIATIONS: dict[str, Value] = {
     "digest": {"image": {"digest": DIGEST, "pullSecrets": [{"name": "registry"}]}, "commonLabels": {"team": "r1"}},
@@ -47,12 +53,7 @@ VARIATIONS: dict[str, Value] = {
     },
     "gateway": {
         "tenants": {"anonymous": True},
-        "gateway": {
-            "enabled": True,
-            "parentRefs": [{"name": "public", "namespace": "gateways"}],
-            "hostnames": ["r1.example.com"],
-            "grpcHostnames": ["grpc.r1.example.com"],
-        },
+        "gateway": GATEWAY,
     },
     "monitoring": {
         "monitoring": {
@@ -61,13 +62,20 @@ VARIATIONS: dict[str, Value] = {
         }
     },
     "traces": {"monitoring": {"otlpEndpoint": "http://collector.monitoring:4317"}},
+    "fleet-token": {"fleetToken": {"existingSecret": "fleet", "key": "fleet-token"}},
     "bare": {
+        "fleetToken": {"existingSecret": "fleet"},
         "networkPolicy": {"enabled": False},
         "router": {"podDisruptionBudget": {"enabled": False}},
         "test": {"enabled": False},
         "serviceAccount": {"create": False},
     },
-    "load-balancer": {"router": {"service": {"type": "LoadBalancer", "annotations": {"lb": "internal"}}}},
+    "load-balancer": {
+        "router": {"service": {"type": "LoadBalancer", "annotations": {"lb": "internal"}}},
+        "fleetToken": {"existingSecret": "fleet"},
+        "tenants": {"existingSecret": "tenants"},
+        "test": {"apiKey": {"name": "test-key", "key": "key"}},
+    },
     "placed": {
         "router": {"nodeSelector": {"pool": "cpu"}, "tolerations": [{"operator": "Exists"}], "replicas": 5},
         "ray": {"head": {"priorityClassName": "high", "env": [{"name": "A", "value": "b"}]}},
@@ -81,6 +89,20 @@ WITH_WEIGHTS: dict[str, Value] = {
     "object-store": {"weights": {"type": "objectStore", "objectStore": STORE, "fetch": FETCH}},
     "roce": {"gpu": {"rdmaResource": "rdma/roce"}, "rdma": {"gidIndex": 3, "hca": "mlx5", "count": 8}},
     "no-ipc-lock": {"rdma": {"ipcLock": False}},
+}
+
+
+R1, NANO, H100 = "values-r1-16xh200", "values-nano", "values-r1-32xh100"
+TWO_POOLS: Value = {
+    "plan": {
+        "pools": [
+            {
+                "name": "long",
+                "layout": {"tensor_parallel_size": 8, "data_parallel_size": 2, "expert_parallel_size": 16},
+            },
+            {"name": "short", "gangs": 2, "layout": {"tensor_parallel_size": 8}},
+        ]
+    }
 }
 
 
@@ -115,6 +137,8 @@ def cases(chart: Path) -> Iterator[Case]:
         for name, variation in variations.items():
             yield Case(f"{path.stem} {name}", merge(base, variation))
         before = merge(base["plan"], {"name": "before", "engine": {"max_num_seqs": 32}})
+        if path.stem == H100:
+            yield Case(f"{path.stem} two-pools", merge(base, TWO_POOLS))
         yield Case(f"{path.stem} upgrade", merge(base, {"previousPlans": [before]}))
 
 
@@ -131,7 +155,6 @@ def _layout(**sizes: int) -> Value:
     return {"plan": {"pools": [{"name": "main", "layout": sizes}]}}
 
 
-R1, NANO, H100 = "values-r1-16xh200", "values-nano", "values-r1-32xh100"
 _NOWHERE: Any = None
 
 WRONG: tuple[Wrong, ...] = (
@@ -204,10 +227,24 @@ WRONG: tuple[Wrong, ...] = (
         "ray.autoscaler.enabled:",
     ),
     Wrong(H100, {"ray": {"autoscaler": {"enabled": True, "maxGangs": 1}}}, "ray.autoscaler.maxGangs:"),
+    Wrong(NANO, {"networkPolicy": {"enabled": False}}, "fleetToken.existingSecret:"),
+    Wrong(NANO, {"router": {"service": {"type": "NodePort"}}}, "fleetToken.existingSecret:"),
+    Wrong(
+        NANO,
+        {"router": {"service": {"type": "LoadBalancer"}}, "fleetToken": {"existingSecret": "fleet"}},
+        "tenants.existingSecret:",
+    ),
+    Wrong(NANO, {"fleetToken": {"value": "secret"}}, "fleetToken"),
     Wrong(NANO, {"ingress": {"enabled": True, "host": "a.example.com"}}, "tenants.existingSecret:"),
     Wrong(NANO, {"gateway": {"enabled": True}}, "tenants.existingSecret:"),
     Wrong(NANO, {"ingress": {"enabled": True}, "tenants": {"anonymous": True}}, "ingress.host:"),
     Wrong(NANO, {"gateway": {"enabled": True}, "tenants": {"anonymous": True}}, "gateway.parentRefs:"),
+    Wrong(NANO, {"tenants": {"anonymous": True}, "gateway": GATEWAY | {"hostnames": []}}, "gateway.hostnames:"),
+    Wrong(
+        NANO,
+        {"tenants": {"anonymous": True}, "gateway": GATEWAY | {"grpcHostnames": ["r1.example.com"]}},
+        "gateway.grpcHostnames:",
+    ),
     Wrong(NANO, {"test": {"apiKey": {"name": "key"}}}, "test.apiKey.key:"),
     Wrong(
         H100,
@@ -218,6 +255,20 @@ WRONG: tuple[Wrong, ...] = (
                     "model": {"name": "deepseek-r1", "checkpoint": "/models/other"},
                     "engine": {"max_model_len": 4096},
                     "fleet": {"accelerator": "H100"},
+                }
+            ]
+        },
+        "previousPlans:",
+    ),
+    Wrong(
+        NANO,
+        {
+            "previousPlans": [
+                {
+                    "name": "old",
+                    "model": {"name": "older", "checkpoint": "builtin:r1-nano", "aliases": ["deepseek-r1"]},
+                    "engine": {"max_model_len": 2048},
+                    "fleet": {"accelerator": "cpu", "kv_cache_gib_per_rank": 0.5},
                 }
             ]
         },

@@ -1,4 +1,4 @@
-"""Rendered objects against schemas: Kubernetes' own by version, KubeRay's from its CRDs."""
+"""Rendered objects against schemas: Kubernetes' own by version, KubeRay's from its CRDs, add-ons' from types."""
 
 from __future__ import annotations
 
@@ -13,16 +13,11 @@ import yaml
 from kubernetes_validate.utils import schema_contents
 from referencing import Registry, Resource
 
+from r1_bench.chart import addons
 from r1_bench.chart.render import Loader, Value
 
 KUBERNETES = ("1.31", "1.34", "1.37")  # the oldest that Chart.yaml takes, and newer ones
 CRDS = ("ray.io_rayservices.yaml", "ray.io_rayclusters.yaml")
-# Served by add-ons whose schemas nobody here has: said aloud, so that no new kind slips through unvalidated.
-UNCHECKED = {
-    "monitoring.coreos.com/v1",
-    "keda.sh/v1alpha1",
-    "gateway.networking.k8s.io/v1",
-}
 
 
 def name_of(thing: Value) -> str:
@@ -70,13 +65,35 @@ def _line(thing: Value, fault: jsonschema.ValidationError, schema: str) -> str:
     return f"{name_of(thing)} in {schema}: {'.'.join(map(str, fault.absolute_path))}: {fault.message[:200]}"
 
 
-class KubeRay:
-    """KubeRay's CRDs. ``folder`` holds them as files."""
+@cache
+def _addons() -> dict[tuple[str, str], jsonschema.Draft202012Validator]:
+    """By API version and kind."""
+    found = {}
+    for kind in addons.KINDS:
+        schema = kind.model_json_schema()
+        key = (schema["properties"]["apiVersion"]["const"], schema["properties"]["kind"]["const"])
+        found[key] = jsonschema.Draft202012Validator(schema)
+    return found
+
+
+def addon_faults(thing: Value) -> list[str] | None:
+    """None for what is no add-on's."""
+    validator = _addons().get((thing["apiVersion"], thing["kind"]))
+    if validator is None:
+        return None
+    found = [_line(thing, fault, "the add-on's types") for fault in validator.iter_errors(thing)]
+    if thing["kind"] == "ScaledObject" and not found:
+        found += kubernetes_faults(addons.autoscaler(thing))
+    return found
+
+
+class Crds:
+    """The CRDs that ``folder`` holds as files: KubeRay's, and whatever others are put there."""
 
     def __init__(self, folder: Path) -> None:
         self._validators = {}
-        for file in CRDS:
-            crd = yaml.load((folder / file).read_text(encoding="utf-8"), Loader)  # noqa: S506  # the safe one
+        for file in sorted(folder.glob("*.yaml")):
+            crd = yaml.load(file.read_text(encoding="utf-8"), Loader)  # noqa: S506  # the safe one
             kind = crd["spec"]["names"]["kind"]
             for version in crd["spec"]["versions"]:
                 schema = _closed(version["schema"]["openAPIV3Schema"])
@@ -84,8 +101,9 @@ class KubeRay:
                 self._validators[key] = jsonschema.Draft202012Validator(schema)
 
     def faults(self, thing: Value) -> list[str]:
-        validator = self._validators[thing["apiVersion"], thing["kind"]]
-        return [_line(thing, fault, "KubeRay's CRD") for fault in validator.iter_errors(thing)]
+        """Empty too for a kind whose CRD is not there."""
+        validator = self._validators.get((thing["apiVersion"], thing["kind"]))
+        return [_line(thing, fault, "its CRD") for fault in validator.iter_errors(thing)] if validator else []
 
 
 def _closed(schema: Any) -> Any:
@@ -107,23 +125,24 @@ def _closed(schema: Any) -> Any:
 
 
 @cache
-def kuberay(folder: Path) -> KubeRay | None:
-    """None where the CRDs are not there."""
-    return KubeRay(folder) if all((folder / file).is_file() for file in CRDS) else None
+def crds(folder: Path) -> Crds | None:
+    """None where KubeRay's are not there."""
+    return Crds(folder) if all((folder / file).is_file() for file in CRDS) else None
 
 
-def faults(objects: Iterable[Value], crds: KubeRay | None) -> list[str]:
-    """Every violation of a schema, one line each. Without ``crds`` Ray's kinds are passed over."""
+def faults(objects: Iterable[Value], known: Crds | None) -> list[str]:
+    """Every violation of a schema, one line each. Without ``known`` only the pods of Ray's kinds are looked at."""
     found: list[str] = []
     for each in objects:
+        found += known.faults(each) if known else []
+        addon = addon_faults(each)
         if each["apiVersion"].startswith("ray.io/"):
-            found += crds.faults(each) if crds else []
             cluster = each["spec"].get("rayClusterConfig", {})
             pods = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]] if cluster else []
             # The CRD holds a pod's schema too, but an older one: Kubernetes' own judges it as well.
             found += [fault for pod in pods for fault in kubernetes_faults(as_pod(each, pod["template"]))]
-        elif each["apiVersion"] not in UNCHECKED:
-            found += kubernetes_faults(each)
+        else:
+            found += kubernetes_faults(each) if addon is None else addon
     return found
 
 

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from r1_cluster.plan import Plan
 
-Quantity = str | float
 Resources = dict[Literal["requests", "limits", "claims"], Any]
 Object = dict[str, Any]  # Kubernetes' own: validated by the API server
 Objects = list[Object]
@@ -211,6 +210,11 @@ class Tenants(_Strict):
     anonymous: bool
 
 
+class FleetToken(_Strict):
+    existingSecret: str
+    key: str = Field(min_length=1)
+
+
 class NetworkPolicy(_Strict):
     enabled: bool
     clientsFrom: Objects
@@ -279,6 +283,7 @@ class Values(_Strict):
     ray: Ray
     rdma: Rdma
     tenants: Tenants
+    fleetToken: FleetToken
     networkPolicy: NetworkPolicy
     ingress: Ingress
     gateway: Gateway

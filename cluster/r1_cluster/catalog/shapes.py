@@ -52,10 +52,8 @@ class LatentAttention:
         """The norms of the two compressed vectors."""
         return self.q_lora_rank + self.kv_lora_rank
 
-    def score_flops(self, heads: int, *, absorbed: bool) -> int:
-        """FLOPs of scores and weighted sum for one query token and one cached token."""
-        if absorbed:  # both products run in the compressed space
-            return 2 * heads * (self.kv_values + self.kv_lora_rank)
+    def score_flops(self, heads: int) -> int:
+        """FLOPs of scores and weighted sum for one query token and one cached token of a prefill: not absorbed."""
         return 2 * heads * (self.qk_head_dim + self.v_head_dim)
 
 
@@ -81,7 +79,7 @@ class GroupedAttention:
         """Biases of q, k and v, where there are any."""
         return (heads + 2 * self.kv_heads) * self.head_dim if self.qkv_bias else 0
 
-    def score_flops(self, heads: int, *, absorbed: bool) -> int:
+    def score_flops(self, heads: int) -> int:
         """FLOPs of scores and weighted sum for one query token and one cached token."""
         return 4 * heads * self.head_dim
 
@@ -222,7 +220,7 @@ class Architecture:
         """Parameters one token passes through, embeddings included."""
         return self._count(self.experts.top_k if self.experts else 0)
 
-    # KV cache and FLOPs.
+    # KV cache.
 
     def kv_bytes_per_token(self, dtype: KvDtype = "bfloat16", *, tensor_parallel_size: int = 1) -> int:
         """KV bytes one token holds on one tensor rank, all layers. MLA's cache is whole on every rank; GQA's heads
@@ -231,15 +229,3 @@ class Architecture:
         if isinstance(self.attention, GroupedAttention):
             values //= min(tensor_parallel_size, self.attention.kv_heads)
         return self.layers * values * BYTES[dtype]
-
-    def linear_flops_per_token(self) -> int:
-        """FLOPs of every matrix one token meets, without attention scores and without embedding look-up.
-
-        The same with and without absorption for MLA: kv_b's two halves are then applied to the query and the output.
-        """
-        return 2 * (self.active_parameters - self.vocab_size * self.hidden_size * (not self.tied_embeddings))
-
-    def attention_flops(self, queries: int, past: int, *, absorbed: bool) -> float:
-        """FLOPs of scores and sums over all layers: ``queries`` new causal tokens after ``past`` cached ones."""
-        pairs = queries * past + queries * (queries + 1) / 2
-        return self.layers * pairs * self.attention.score_flops(self.heads, absorbed=absorbed)

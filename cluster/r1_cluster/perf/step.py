@@ -213,7 +213,7 @@ class Engine:
         heads = self.model.heads / tensor
         tokens = prefill + decode
         fits, ranks = self.constants.attention, min(batch.prefill_ranks, self.split.data)
-        score = shape.score_flops(self.model.heads, absorbed=False) / tensor
+        score = shape.score_flops(self.model.heads) / tensor
         core = batch.pairs / ranks * score / (self.gpu.rate("bfloat16") * fits.prefill_compute)
         core += prefill * hidden * 2 * fits.prefill_passes / self.gpu.bandwidth
         cached = batch.cached / self.split.data

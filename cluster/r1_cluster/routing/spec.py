@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from r1_cluster.reading import read_text, read_yaml
 from r1_cluster.routing.parts import FILTERS, SCORERS
 from r1_cluster.routing.policy import Policy, Scorer
 
@@ -73,20 +72,9 @@ def policy(name_or_path: str) -> Policy:
             known = ", ".join(sorted(SHIPPED))
             text = f"no routing policy {name_or_path!r}: choose one of {known}, or give a .yaml file"
             raise PolicyError(text) from None
-    try:
-        return parse(path.read_text(encoding="utf-8"), source=name_or_path)
-    except OSError as e:
-        raise PolicyError(f"routing policy {name_or_path}: {e.strerror}") from e
+    return parse(read_text(path, source=f"routing policy {name_or_path}", error=PolicyError), source=name_or_path)
 
 
 def parse(text: str, source: str = "policy") -> Policy:
     """Raises PolicyError naming ``source`` and each faulty field."""
-    try:
-        value: Any = yaml.safe_load(text)
-        # Through JSON mode: YAML lists become tuples while strictness still refuses "1" for 1.
-        return PolicySpec.model_validate_json(json.dumps(value, default=str)).build()
-    except yaml.YAMLError as e:
-        raise PolicyError(f"{source}: not YAML: {' '.join(str(e).split())}") from e
-    except ValidationError as e:
-        faults = "; ".join(f"{'.'.join(map(str, f['loc'])) or 'policy'}: {f['msg']}" for f in e.errors())
-        raise PolicyError(f"{source}: {faults}") from e
+    return read_yaml(PolicySpec, text, source=source, whole="policy", error=PolicyError).build()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from r1_cluster.reading import read_yaml
 
 DEFAULT = "default"
 
@@ -106,23 +106,7 @@ class Tenants(_Frozen):
     @classmethod
     def from_yaml(cls, text: str, source: str = "tenants") -> Tenants:
         """Raises TenantsError naming ``source`` and each faulty field, and no key."""
-        try:
-            value: Any = yaml.safe_load(text)
-        except yaml.YAMLError as e:
-            # The problem and its place, not the excerpt, which may be a key.
-            mark = getattr(e, "problem_mark", None)
-            where = f" (line {mark.line + 1})" if mark is not None else ""
-            raise TenantsError(f"{source}: not YAML: {getattr(e, 'problem', None) or 'unreadable'}{where}") from None
-        if not isinstance(value, dict):
-            raise TenantsError(f"{source}: expected a mapping at the top, got {type(value).__name__}")
-        try:
-            return cls.model_validate_json(json.dumps(value, default=str))
-        except ValidationError as e:
-            faults = "; ".join(
-                f"{'.'.join(map(str, fault['loc'])) or 'tenants'}: {fault['msg']}"
-                for fault in e.errors(include_input=False)
-            )
-            raise TenantsError(f"{source}: {faults}") from None
+        return read_yaml(cls, text, source=source, whole="tenants", error=TenantsError, secret=True)
 
 
 def hash_key(key: str) -> str:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
-import yaml
-
+from r1_cluster.reading import read_mapping, read_text
 from r1_cluster.simulator.costs import Linear
 from r1_cluster.simulator.metrics import Slo
 
@@ -53,13 +51,10 @@ def parse_budgets(text: str) -> list[int | None]:
 def load_profile(path: Path) -> Linear:
     """Measured seconds: ``step_s``, ``sequence_s``, ``kv_token_s``, ``prompt_token_s``, optional ``first_token_s``."""
     names = [f.name for f in fields(Linear) if f.name != "kv_tokens"]
-    try:
-        value: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as e:
-        raise SimulationError(f"profile {path}: {getattr(e, 'strerror', None) or 'not UTF-8 text'}") from e
-    except yaml.YAMLError as e:
-        raise SimulationError(f"profile {path}: not YAML: {' '.join(str(e).split())}") from e
-    if not isinstance(value, dict) or not set(names[:-1]) <= set(value) <= set(names):
+    source = f"profile {path}"
+    text = read_text(path, source=source, error=SimulationError)
+    value = read_mapping(text, source=source, error=SimulationError)
+    if not set(names[:-1]) <= set(value) <= set(names):
         raise SimulationError(f"profile {path}: expected {', '.join(names[:-1])} and perhaps {names[-1]}")
     for name, seconds in value.items():
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e3:

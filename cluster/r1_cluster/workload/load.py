@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from r1_cluster.reading import read_yaml
+from r1_cluster.reading import read_text, read_yaml
 from r1_cluster.workload.fit import fit
 from r1_cluster.workload.spec import Workload, WorkloadError
 from r1_cluster.workload.traces import read
@@ -29,11 +29,7 @@ def load(name_or_path: str) -> Workload:
             known = ", ".join(shipped())
             text = f"no workload {name_or_path!r}: shipped are {known}, or give a .yaml file"
             raise WorkloadError(f"{text} or a trace ({', '.join(TRACES)})")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise WorkloadError(f"workload {name_or_path}: {getattr(e, 'strerror', None) or 'not UTF-8 text'}") from e
-    return parse(text, source=name_or_path)
+    return parse(read_text(path, source=f"workload {name_or_path}", error=WorkloadError), source=name_or_path)
 
 
 def parse(text: str, source: str = "workload") -> Workload:

@@ -95,11 +95,6 @@ class Workload(_Frozen):
     def prompt_mean(self) -> float:
         return sum(s * c.prompt_tokens.mean() for s, c in zip(self.shares, self.classes, strict=True))
 
-    def cached_mean(self) -> float:
-        """Mean prompt tokens that a warm prefix cache holds."""
-        pairs = zip(self.shares, self.classes, strict=True)
-        return sum(s * c.prefix_share * c.prompt_tokens.mean() for s, c in pairs)
-
     def output_mean(self, budget: int | None = None) -> float:
         return sum(s * c.output_mean(budget) for s, c in zip(self.shares, self.classes, strict=True))
 

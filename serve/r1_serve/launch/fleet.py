@@ -68,7 +68,7 @@ def serve(plan: Plan, *, address: str, routers: str | None, threads: int, tempor
     _reach(address)
     import ray
 
-    from r1_serve.workers.application import deploy, undeploy
+    from r1_serve.workers.application import deploy, pool_resource, undeploy
 
     try:
         if address == LOCAL:
@@ -76,6 +76,7 @@ def serve(plan: Plan, *, address: str, routers: str | None, threads: int, tempor
                 address=LOCAL,
                 num_cpus=plan.accelerators + 2,
                 num_gpus=plan.accelerators,
+                resources={pool_resource(pool): pool.gangs * pool.layout.accelerators for pool in plan.pools},
                 object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=False,
                 log_to_driver=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 import signal
 import sys
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import ClassVar, TypeVar
@@ -177,6 +179,13 @@ class _Run:
     http_port: int = 0
     grpc_port: int = 0
 
+    @cached_property
+    def fleet_token(self) -> dict[str, str]:
+        """Environment of both children: router and ranks of one rehearsal know each other, and nobody else, unless the
+        environment has a token already."""
+        given = self.settings.fleet_token or self.settings.fleet_token_file
+        return {} if given else {"R1_FLEET_TOKEN": secrets.token_hex(32)}
+
     @property
     def url(self) -> str:
         return f"http://{show.address(self.settings.host, self.http_port)}"
@@ -187,14 +196,14 @@ class _Run:
         plan_file.write_text(self.plan.to_yaml(), encoding="utf-8")
         with self.stages.stage("router"):
             command = self.commands.router(plan_file, self.settings, announce)
-            self.family.spawn("router", command, self.logs / "router.log")
+            self.family.spawn("router", command, self.logs / "router.log", self.fleet_token)
             self._wait(announce.exists)
             ports = json.loads(announce.read_text(encoding="utf-8"))
             self.http_port, self.grpc_port = ports["http_port"], ports["grpc_port"]
         with self.stages.stage("Ray"):
             router = show.address(self.settings.host, self.grpc_port)
             command = self.commands.fleet(plan_file, router, self.threads, self.temporary)
-            environment = private_environment(metrics=load(WorkerSettings).vllm_metrics)
+            environment = private_environment(metrics=load(WorkerSettings).vllm_metrics) | self.fleet_token
             fleet = self.family.spawn("fleet", command, self.logs / "fleet.log", environment)
             self._wait(lambda: fleet.said(RAY_UP))
         with self.stages.stage(f"vLLM ranks, {show.shape(self.plan)} on {self.plan.accelerators} CPU workers"):

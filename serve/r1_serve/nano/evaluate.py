@@ -33,9 +33,9 @@ def percentile(values: list[int], share: float) -> int:
 
 
 def answers(
-    folder: Path, problems: list[Problem], system: str = "", batch: int = 100, **sampling: float
+    folder: Path, problems: list[Problem], max_new: int, system: str = "", batch: int = 100, **sampling: float
 ) -> list[list[int]]:
-    """The token ids written for each problem, in order."""
+    """The token ids written for each problem, at most ``max_new``, in order."""
     model, tokenizer = load(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
     eos = special_id(tokenizer, EOS)
     # Like lengths together, so that a batch ends about when its members do.
@@ -44,7 +44,7 @@ def answers(
     for start in range(0, len(order), batch):
         chunk = order[start : start + batch]
         prompts = [tokenizer.encode(prompt_text(problems[i].question, system)).ids for i in chunk]
-        found = generate(model, prompts, eos=eos, max_new=MAX_NEW, seed=start, **sampling)
+        found = generate(model, prompts, eos=eos, max_new=max_new, seed=start, **sampling)
         for i, ids in zip(chunk, found, strict=True):
             written[i] = ids
     return written
@@ -72,12 +72,12 @@ def score(folder: Path, problems: list[Problem], written: list[list[int]]) -> di
     }
 
 
-def card(folder: Path, per_task: int, seed: int, samples: int) -> dict[str, Any]:
+def card(folder: Path, per_task: int, seed: int, samples: int, max_new: int) -> dict[str, Any]:
     problems = held_out(per_task * len(TASKS), seed)
-    greedy = score(folder, problems, answers(folder, problems))
+    greedy = score(folder, problems, answers(folder, problems, max_new))
     drawn = problems * samples
-    sampled = score(folder, drawn, answers(folder, drawn, temperature=TEMPERATURE, top_p=TOP_P))
-    system = score(folder, problems, answers(folder, problems, system="You are a helpful assistant."))
+    sampled = score(folder, drawn, answers(folder, drawn, max_new, temperature=TEMPERATURE, top_p=TOP_P))
+    system = score(folder, problems, answers(folder, problems, max_new, system="You are a helpful assistant."))
     return {
         "model": "r1-nano",
         "problems": f"held_out({per_task * len(TASKS)}, seed={seed})",
@@ -116,6 +116,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=weights_path())
     parser.add_argument("--per-task", type=int, default=100)
     parser.add_argument("--samples", type=int, default=2, help="samples a problem for pass@1")
+    parser.add_argument("--max-new", type=int, default=MAX_NEW, help="tokens after which a problem is given up")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--card", type=Path, help="write this path with .json and .md; print only without it")
@@ -124,7 +125,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     if args.quick:
         problems = held_out(args.per_task * len(TASKS), args.seed)
-        written = answers(args.weights, problems)
+        written = answers(args.weights, problems, args.max_new)
         tokenizer = Tokenizer.from_file(str(args.weights / "tokenizer.json"))
         for problem, ids in zip(problems, written, strict=True):
             text = tokenizer.decode(ids, skip_special_tokens=True)
@@ -134,7 +135,7 @@ def main() -> None:
             lengths, unterminated = found["thinking_tokens"], found["unterminated"]
             print(f"{task:16} {found['accuracy']:.3f}  {lengths}  unterminated {unterminated}")
         return
-    result = card(args.weights, args.per_task, args.seed, args.samples)
+    result = card(args.weights, args.per_task, args.seed, args.samples, args.max_new)
     print(table(result))
     if args.card:
         args.card.parent.mkdir(parents=True, exist_ok=True)

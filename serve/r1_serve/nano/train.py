@@ -94,7 +94,8 @@ def train(args: argparse.Namespace) -> dict[str, float]:
         seed += step
     weights = MIX | (json.loads(args.weights) if args.weights else {})
     stream: Iterator[tuple[Tensor, Tensor]] = batches(tokenizer, random.Random(seed), args.batch_tokens, weights)
-    start, saved_at, total, decay = time.monotonic(), time.monotonic(), args.minutes * 60, args.decay_minutes * 60
+    start, saved_at, total = time.monotonic(), time.monotonic(), args.minutes * 60
+    decay = min(args.decay_minutes * 60, total / 4)  # a short run, too, has a constant phase
     first, running = tokens, 0.0
     while (elapsed := time.monotonic() - start) < total:
         share = rate(elapsed, total, decay, step)
@@ -129,7 +130,9 @@ def train(args: argparse.Namespace) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60.0, help="wall-clock length of this run")
-    parser.add_argument("--decay-minutes", type=float, default=15.0, help="length of the decay at its end")
+    parser.add_argument(
+        "--decay-minutes", type=float, default=15.0, help="length of the decay at its end, at most a quarter of the run"
+    )
     parser.add_argument("--save-minutes", type=float, default=4.0, help="time between resumable states")
     parser.add_argument("--out", type=Path, default=weights_path(), help="checkpoint directory to write")
     parser.add_argument(

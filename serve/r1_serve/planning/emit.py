@@ -75,7 +75,7 @@ def vllm(plan: Plan, pool: Pool, node: int, nodes: int) -> Flags:
     if layout.expert_parallel_size > 1:
         words.append("--enable-expert-parallel")
     if layout.data_parallel_size > 1:
-        words += list(_vllm_data_parallel(plan, pool, node, nodes))
+        words += list(_vllm_data_parallel(pool, node, nodes))
     elif nodes > 1:
         words += ["--nnodes", str(nodes), "--node-rank", str(node), "--master-addr", "$HEAD"]
     words += ["--max-model-len", str(engine.max_model_len), "--max-num-seqs", str(engine.max_num_seqs)]
@@ -90,7 +90,7 @@ def vllm(plan: Plan, pool: Pool, node: int, nodes: int) -> Flags:
     return [*words, "--reasoning-parser", "deepseek_r1", "--port", str(HTTP_PORT)]
 
 
-def _vllm_data_parallel(plan: Plan, pool: Pool, node: int, nodes: int) -> Iterator[str]:
+def _vllm_data_parallel(pool: Pool, node: int, nodes: int) -> Iterator[str]:
     data = pool.layout.data_parallel_size
     yield from ("--data-parallel-size", str(data))
     if nodes == 1:

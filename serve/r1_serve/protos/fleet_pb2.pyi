@@ -93,22 +93,22 @@ class Welcome(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., router_id: _Optional[str] = ..., ports: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("deltas", "load", "draining", "sequence", "others", "routers", "kv")
+    __slots__ = ("deltas", "load", "draining", "sequence", "kv", "others", "routers")
     DELTAS_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    KV_FIELD_NUMBER: _ClassVar[int]
     OTHERS_FIELD_NUMBER: _ClassVar[int]
     ROUTERS_FIELD_NUMBER: _ClassVar[int]
-    KV_FIELD_NUMBER: _ClassVar[int]
     deltas: _containers.RepeatedCompositeFieldContainer[Delta]
     load: Load
     draining: bool
     sequence: int
+    kv: KvChange
     others: int
     routers: int
-    kv: KvChange
-    def __init__(self, deltas: _Optional[_Iterable[_Union[Delta, _Mapping]]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., draining: _Optional[bool] = ..., sequence: _Optional[int] = ..., others: _Optional[int] = ..., routers: _Optional[int] = ..., kv: _Optional[_Union[KvChange, _Mapping]] = ...) -> None: ...
+    def __init__(self, deltas: _Optional[_Iterable[_Union[Delta, _Mapping]]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., draining: _Optional[bool] = ..., sequence: _Optional[int] = ..., kv: _Optional[_Union[KvChange, _Mapping]] = ..., others: _Optional[int] = ..., routers: _Optional[int] = ...) -> None: ...
 
 class KvChange(_message.Message):
     __slots__ = ("cleared", "removed", "stored")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +12,24 @@ from r1_cluster.plan import Plan
 
 from r1_serve.settings import RouterSettings
 
+logger = logging.getLogger(__name__)
+
 
 def run(plans: Sequence[str], settings: RouterSettings, member: str | None = None) -> None:
     """Until SIGTERM or SIGINT. Raises PlanError, StartupError."""
+    from r1_serve import logs
+    from r1_serve.fleet_token import source
     from r1_serve.router.siblings import Member
     from r1_serve.router.supervisor import member_json, member_of, supervise
 
     loaded = [Plan.load(name) for name in plans]
+    logs.configure(settings)
+    if member is None and source(settings)() is None and not _loopback(settings.host):
+        logger.warning(
+            "no fleet token, and this router listens on %s: whoever reaches its gRPC port can attach as a worker and "
+            "be given prompts: give routers and workers R1_FLEET_TOKEN or R1_FLEET_TOKEN_FILE",
+            settings.host,
+        )
     if settings.processes == 1 or member is not None:
         from r1_serve.router.server import serve
 
@@ -28,7 +41,11 @@ def run(plans: Sequence[str], settings: RouterSettings, member: str | None = Non
         options = [*ports, "--announce", str(announce), "--member", member_json(which)]
         return [sys.executable, "-m", "r1_serve.cli", "router", *(f"--plan={name}" for name in plans), *options]
 
-    from r1_serve import logs
-
-    logs.configure(settings)
     supervise(settings, command)
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

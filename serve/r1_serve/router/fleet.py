@@ -12,6 +12,7 @@ from r1_cluster.plan import Plan
 from r1_serve.errors import AttachRefused, BadFrame, R1Error
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.protos import fleet_pb2_grpc as rpc
+from r1_serve.router.door import Door
 from r1_serve.router.metrics import Metrics
 from r1_serve.router.models import Catalog
 from r1_serve.router.ranks import Rank, Ranks
@@ -27,21 +28,28 @@ class Fleet(rpc.FleetServicer):
     """``heard`` takes what other routers have to say."""
 
     def __init__(
-        self, catalog: Catalog, ranks: Ranks, metrics: Metrics, router_id: str, heard: Callable[[pb.Digest], None]
+        self,
+        catalog: Catalog,
+        ranks: Ranks,
+        metrics: Metrics,
+        router_id: str,
+        heard: Callable[[pb.Digest], None],
+        door: Door,
     ) -> None:
         self._catalog = catalog
         self._ranks = ranks
         self._metrics = metrics
         self._router_id = router_id
         self._heard = heard
+        self._door = door
 
     async def Attach(self, messages: AsyncIterator[pb.WorkerMessage], context: grpc.aio.ServicerContext) -> None:
         """A rank's stream, from its Hello until either side leaves."""
         try:
+            self._door.check(context)
             rank = await self._welcome(messages, context)
         except R1Error as e:
-            logger.warning("worker at %s refused: %s", context.peer(), e.message)
-            await context.abort(e.grpc_status, e.message, (("r1-reason", e.reason),))
+            await self._door.refuse(context, e)
             return
         hello = rank.hello
         logger.info(

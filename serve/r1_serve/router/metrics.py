@@ -67,6 +67,7 @@ class Metrics:
         self.detached = counter(
             "r1_ranks_detached_total", "Ranks that went: left of their own will, or lost", "model", "plan", "how"
         )
+        self.attach_refused = counter("r1_attach_refused_total", "Workers turned away, by reason", "reason")
         self.thinking = histogram("r1_thinking_seconds", "First token to the end of the thought")
         self.inter_token_latency = LoopHistogram(
             "r1_inter_token_latency_seconds", "Time between tokens", "model", _STEPS

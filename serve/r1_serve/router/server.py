@@ -22,9 +22,11 @@ from r1_cluster.routing import policy
 
 from r1_serve import logs
 from r1_serve.errors import StartupError
+from r1_serve.fleet_token import source
 from r1_serve.protos import fleet_pb2, fleet_pb2_grpc
 from r1_serve.router.announce import announce
 from r1_serve.router.demand import tell_demand
+from r1_serve.router.door import Door
 from r1_serve.router.fleet import Fleet
 from r1_serve.router.gauges import PlanCollector, QueueCollector, RankCollector
 from r1_serve.router.http.app import application
@@ -106,6 +108,7 @@ class Router:
         self._tracing = tracing(settings, "r1-router", exporter)
         self.catalog = Catalog(plans)
         self.metrics = Metrics(registry)
+        self._door = Door(source(settings), self.metrics)
         self.ranks = Ranks(on_change=self._changed)
         self.service = Service(self.catalog, self.ranks, chosen, self.metrics, settings, tracing=self._tracing)
         self.ranks.on_leave = self.service.desk.left
@@ -164,10 +167,11 @@ class Router:
             reflection.SERVICE_NAME,
         )
         reflection.enable_server_reflection(names, shared)
-        fleet = Fleet(self.catalog, ranks, self.metrics, self.service.router_id, self.service.sharing.receive)
+        router_id, heard = self.service.router_id, self.service.sharing.receive
+        fleet = Fleet(self.catalog, ranks, self.metrics, router_id, heard, self._door)
         own = shared
         if member is not None and self._siblings is not None:
-            fleet_pb2_grpc.add_FleetServicer_to_server(Signpost(member), shared)
+            fleet_pb2_grpc.add_FleetServicer_to_server(Signpost(member, self._door), shared)
             own = self._server(_SHARED)  # with the socket by which the supervisor keeps the port
             own.add_generic_rpc_handlers((self._siblings.handler(),))
             _add_port(own, settings.host, member.fleet_port, "fleet")

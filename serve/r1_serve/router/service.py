@@ -74,6 +74,7 @@ class Service:
         self._tracing = tracing
         self.migrations = Migrations(self._move, metrics, clock, settings.resume_wait_s)
         self.desk.begun_first = self.migrations.look
+        self._awaited = set(catalog.models)  # had no whole gang yet
         self._slo = {name: Slo(settings.slo_first_answer_s, clock) for name in catalog.models}
         for name in catalog.models:
             metrics.of(name)  # its series are there from the start
@@ -85,8 +86,10 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Whether every model has a whole gang."""
-        return not self.stopping and all(self.ranks.ready(name) for name in self.catalog.models)
+        """Whether a model has a whole gang, and since the start every one has had: a router that has just begun waits
+        for all fleets, and one fleet that ends does not take the others' clients with it."""
+        self._awaited = {name for name in self._awaited if not self.ranks.ready(name)}
+        return not (self.stopping or self._awaited) and any(map(self.ranks.ready, self.catalog.models))
 
     async def open(
         self,

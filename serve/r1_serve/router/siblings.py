@@ -15,8 +15,10 @@ from typing import Any
 import grpc
 from prometheus_client import CollectorRegistry, generate_latest
 
+from r1_serve.errors import R1Error
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.protos import fleet_pb2_grpc as rpc
+from r1_serve.router.door import Door
 from r1_serve.router.fleet import PROTOCOL_VERSION
 
 logger = logging.getLogger(__name__)
@@ -41,10 +43,16 @@ class Member:
 class Signpost(rpc.FleetServicer):
     """On the shared port a worker only learns where the processes are: its stream there would reach just one."""
 
-    def __init__(self, member: Member) -> None:
+    def __init__(self, member: Member, door: Door) -> None:
         self._member = member
+        self._door = door
 
     async def Attach(self, messages: AsyncIterator[pb.WorkerMessage], context: grpc.aio.ServicerContext) -> None:
+        try:
+            self._door.check(context)
+        except R1Error as e:
+            await self._door.refuse(context, e)
+            return
         welcome = pb.Welcome(protocol_version=PROTOCOL_VERSION, ports=self._member.fleet_ports)
         await context.write(pb.RouterMessage(welcome=welcome))
 

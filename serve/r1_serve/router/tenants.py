@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from r1_cluster.reading import read_text
 from r1_cluster.routing.tenants import Tenant, Tenants, TenantsError
 
 from r1_serve.errors import StartupError, UnknownKey
@@ -79,7 +80,8 @@ def _identity(path: Path) -> tuple[int, int, int]:
 
 
 def _read(path: Path) -> Tenants:
-    return Tenants.from_yaml(path.read_text(encoding="utf-8"), source=str(path))
+    source = str(path)
+    return Tenants.from_yaml(read_text(path, source=source, error=TenantsError), source)
 
 
 def _text(path: Path, error: Exception) -> str:

@@ -40,7 +40,7 @@ def write(folder: Path, report: Report, wall_seconds: float, *, command_line: st
         raise SimulationError(f"report {folder}: {e.strerror}: give a folder that can be written") from e
 
 
-def facts(report: Report, told: dict[str, Any]) -> list[tuple[str, str]]:
+def facts(told: dict[str, Any]) -> list[tuple[str, str]]:
     slo = ", ".join(f"{name} {value:g} s" for name, value in told["slo"].items())
     served = f"{told['completed']:,} of {told['requests']:,}"
     lost = [f"{count:,} {reason}" for reason, count in told["refused"].items()]
@@ -67,7 +67,7 @@ def title(report: Report) -> str:
 
 def markdown(report: Report, told: dict[str, Any]) -> str:
     lines = [f"# {title(report)}", "", f"`{told['command']}`", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in facts(report, told)]
+    lines += [f"| {name} | {value} |" for name, value in facts(told)]
     lines += ["", f"| | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
     lines += [f"| {label}, {unit} | {' | '.join(_cells(told[key], scale))} |" for key, label, scale, unit in ROWS]
     return "\n".join([*lines, "", *(f"- {note}" for note in report.workload.notes), ""])
@@ -95,7 +95,7 @@ def html(report: Report, told: dict[str, Any]) -> str:
         ),
     }
     plots = "".join(f"<figure><figcaption>{escape(c)}</figcaption>{svg}</figure>" for c, svg in figures.items())
-    named = "".join(f"<tr><td>{escape(n)}</td><td>{escape(v)}</td></tr>" for n, v in facts(report, told))
+    named = "".join(f"<tr><td>{escape(n)}</td><td>{escape(v)}</td></tr>" for n, v in facts(told))
     head = "".join(f"<th>{c}</th>" for c in COLUMNS)
     times = "".join(
         f"<tr><td>{escape(label)}, {unit}</td>{''.join(f'<td>{c}</td>' for c in _cells(told[key], scale))}</tr>"

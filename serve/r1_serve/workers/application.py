@@ -25,18 +25,27 @@ SHUTDOWN_GRACE_S = 15.0
 START_ATTEMPTS = 3  # a broken checkpoint fails every time: say so soon
 
 
+def pool_resource(pool: Pool) -> str:
+    """The Ray resource that the nodes of a pool have, one for each accelerator.
+
+    KubeRay takes a name that ends with "gpu" for GPUs: hence a suffix, not a prefix.
+    """
+    return f"r1-{pool.name}-pool"
+
+
 def deployment_options(plan: Plan, pool: Pool, *, threads: int, max_gangs: int | None = None) -> dict[str, Any]:
     """Keyword arguments of ``serve.deployment``: one replica a rank, holding one bundle an accelerator; ``max_gangs``
     turns autoscaling on.
 
     A rank of one accelerator computes in the replica, which therefore holds it; with more, vLLM's Ray workers hold
-    them and the replica only drives.
+    them and the replica only drives. Of several pools each keeps to the nodes that have its :func:`pool_resource`.
     """
     from ray.serve.config import GangSchedulingConfig
 
     layout = pool.layout
     alone = layout.accelerators_per_rank == 1
-    driver: dict[str, float] = {"CPU": 0.1, "GPU": 1}
+    own = {pool_resource(pool): 1.0} if len(plan.pools) > 1 else {}
+    driver = {"CPU": 0.1, "GPU": 1.0, **own}
     environment_variables = environment(threads=threads) if plan.fleet.accelerator == "cpu" else {}
     return {
         "name": f"rank-{pool.name}",
@@ -46,7 +55,7 @@ def deployment_options(plan: Plan, pool: Pool, *, threads: int, max_gangs: int |
             else {"autoscaling_config": autoscaling(pool, max_gangs)}
         ),
         "gang_scheduling_config": GangSchedulingConfig(gang_size=layout.data_parallel_size),
-        "placement_group_bundles": [driver] + [{"GPU": 1.0}] * (layout.accelerators_per_rank - 1),
+        "placement_group_bundles": [driver] + [{"GPU": 1.0, **own}] * (layout.accelerators_per_rank - 1),
         "ray_actor_options": {
             "num_cpus": 0.1,
             "num_gpus": 1 if alone else 0,

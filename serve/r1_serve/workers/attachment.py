@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
 import grpc
 
+from r1_serve import fleet_token
+from r1_serve.errors import StartupError
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.protos import fleet_pb2_grpc as rpc
 from r1_serve.workers.autoscaling import Demands
@@ -21,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 PROTOCOL_VERSION = 1
 RETRY_S = 1.0
+MAX_RETRY_S = 30.0  # between tries where the router does not know our fleet token: it will be a while
 
 # A dead router or a cut cable is noticed within seconds. The router permits pings this often.
 CHANNEL_OPTIONS = (
@@ -106,6 +109,7 @@ class Attachments:
         resolve_interval_s: float,
         resolver: Resolver = resolve,
         demands: Demands | None = None,
+        token: fleet_token.Source = lambda: None,
     ) -> None:
         self._hello = hello
         self._generations = generations
@@ -113,6 +117,7 @@ class Attachments:
         self._interval = resolve_interval_s
         self._resolver = resolver
         self._demands = demands or Demands()
+        self._token = token
         self._streams: dict[str, asyncio.Task[None]] = {}
         self._open: set[_Stream] = set()
         self._behind: dict[str, set[str]] = {}  # addresses of the routers that an address stands for
@@ -144,17 +149,26 @@ class Attachments:
 
     async def _attach(self, address: str) -> None:
         """One stream's life, then again after a pause while the router answers at all."""
+        pause, said = RETRY_S, ""
         while True:
             stream = _Stream(self._others)
             try:
                 async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-                    await self._converse(rpc.FleetStub(channel).Attach(stream.messages(self._hello)), stream, address)
+                    sent = fleet_token.metadata(self._token())
+                    call = rpc.FleetStub(channel).Attach(stream.messages(self._hello), metadata=sent)
+                    await self._converse(call, stream, address)
                 return
+            except StartupError as e:  # the token's file, which may come back
+                fault, slower = e.message, True
             except grpc.aio.AioRpcError as e:
-                logger.warning("router %s: %s %s", address, e.code().name, e.details())
+                fault, slower = f"{e.code().name} {e.details()}", e.code() is grpc.StatusCode.UNAUTHENTICATED
                 if e.code() is grpc.StatusCode.UNAVAILABLE:
+                    logger.warning("router %s: %s", address, fault)
                     return  # the resolver loop calls again while the name still leads here
-            await asyncio.sleep(RETRY_S)
+            if fault != said or not slower:
+                logger.warning("router %s: %s", address, fault)
+            await asyncio.sleep(pause)
+            pause, said = min(2 * pause, MAX_RETRY_S) if slower else RETRY_S, fault
 
     async def _converse(self, call: grpc.aio.StreamStreamCall, stream: _Stream, address: str) -> None:
         self._open.add(stream)

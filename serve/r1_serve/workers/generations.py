@@ -15,21 +15,14 @@ from typing import Any, Protocol
 
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.tracing import Tracing
+from r1_serve.workers.load import RankLoad
 from r1_serve.workers.outputs import Output
+from r1_serve.workers.translate import engine_request, is_refusal, tell_end, tell_start
 
 logger = logging.getLogger(__name__)
 
-_QUEUED, _SCHEDULED, _PREEMPTED = 1, 2, 3  # vLLM's EngineCoreEventType
-
 ENGINE_DEAD = "the engine stopped; its gang restarts"
 LEAVING = "this rank is leaving; go on elsewhere"
-
-_FINISH = {
-    "stop": pb.FINISH_STOP,
-    "length": pb.FINISH_LENGTH,
-    "abort": pb.FINISH_ABORT,
-    "error": pb.FINISH_ERROR,
-}
 
 
 class Engine(Protocol):
@@ -67,7 +60,6 @@ class Generations:
         tracing: Tracing | None = None,
         hello: pb.Hello | None = None,
     ) -> None:
-        self._clock = clock
         self._tracing = tracing
         self.hello = hello  # who this rank is, for traces
         self._live: dict[tuple[Outbox, int], _Live] = {}
@@ -76,8 +68,7 @@ class Generations:
         self._outboxes: list[Outbox] = []
         self._engine: Engine | None = None
         self._sequence = 0
-        self._last_step: float | None = None
-        self._load = pb.Load()
+        self._load = RankLoad(clock)
         self._idle = asyncio.Event()
         self.draining = False
         self.kv_snapshot: Callable[[], pb.KvChange] | None = None  # where the engine tells what its cache holds
@@ -131,7 +122,7 @@ class Generations:
             await self._engine.add_request(live.engine_id, prompt, params, priority=submit.priority, **traced)
         except Exception as e:
             self._forget(key)
-            rejected = _is_refusal(e)
+            rejected = is_refusal(e)
             self._end_span(live, pb.Delta(finish=pb.FINISH_REJECTED if rejected else pb.FINISH_ERROR))
             # Not its text, which may quote the request.
             logger.log(logging.INFO if rejected else logging.ERROR, "request not started: %s", type(e).__name__)
@@ -149,32 +140,25 @@ class Generations:
     def step(self, outputs: Sequence[Output], scheduler_stats: Any) -> None:
         """vLLM's step hook: send each router the new tokens of its requests and the load after the step."""
         if scheduler_stats is not None:
-            self._measure(scheduler_stats)
-        load, frames = self._load, dict[Outbox, pb.Frame]()
+            self._load.step(scheduler_stats, [output for _, output in outputs])
+        frames = dict[Outbox, pb.Frame]()
         for engine_id, output in outputs:
-            load.generation_tokens_total += len(output.new_token_ids)
             live = self._by_engine_id.get(engine_id)
-            if output.prefill_stats is not None:
-                load.prompt_tokens_total += output.prefill_stats.num_computed_tokens
-            if output.events:
-                load.preemptions_total += sum(event.type == _PREEMPTED for event in output.events)
             if live is None:
                 continue
             frame = frames.get(live.outbox)
             if frame is None:
-                frame = frames[live.outbox] = pb.Frame()
+                frame = frames[live.outbox] = self._frame([])
             delta = frame.deltas.add(request_id=live.request_id, token_ids=output.new_token_ids)
             live.tokens += len(output.new_token_ids)
             if not live.started:
                 live.started = True
-                _tell_start(delta, output)
+                tell_start(delta, output)
             if output.finish_reason is not None:
-                _tell_end(delta, output)
+                tell_end(delta, output)
                 self._forget((live.outbox, live.request_id))
                 self._end_span(live, delta)
         for outbox, frame in frames.items():
-            frame.load.CopyFrom(load)
-            frame.draining = self.draining
             outbox.send(frame)
 
     def fail(self) -> None:
@@ -234,7 +218,7 @@ class Generations:
         while True:
             await asyncio.sleep(interval_s)
             if not self._live:
-                self._last_step = None
+                self._load.rest()
             self.announce()
 
     def announce(self) -> None:
@@ -246,69 +230,7 @@ class Generations:
             self._tracing.generated(live.span, last, live.tokens)
 
     def _frame(self, deltas: list[pb.Delta], kv: pb.KvChange | None = None) -> pb.Frame:
-        return pb.Frame(deltas=deltas, load=self._load, draining=self.draining, kv=kv)
+        return pb.Frame(deltas=deltas, load=self._load.now, draining=self.draining, kv=kv)
 
     def _refuse(self, outbox: Outbox, request_id: int, finish: pb.FinishReason, error: str) -> None:
         outbox.send(self._frame([pb.Delta(request_id=request_id, finish=finish, error=error)]))
-
-    def _measure(self, scheduler: Any) -> None:
-        now, load = self._clock(), self._load
-        running = int(scheduler.num_running_reqs)
-        if self._last_step is not None:
-            load.step_time_us = round((now - self._last_step) * 1e6)
-        # The time since an idle rank's last step is not a step.
-        self._last_step = now if running else None
-        load.running = running
-        load.waiting = int(scheduler.num_waiting_reqs + scheduler.num_skipped_waiting_reqs)
-        load.kv_usage = float(scheduler.kv_cache_usage)
-        cached = scheduler.prefix_cache_stats
-        if cached is not None:
-            load.prefix_queries_total += int(cached.queries)
-            load.prefix_hits_total += int(cached.hits)
-
-
-def _tell_start(delta: pb.Delta, output: Any) -> None:
-    if output.prefill_stats is not None:
-        delta.cached_tokens = max(0, output.prefill_stats.num_cached_tokens)
-    times = {event.type: event.timestamp for event in reversed(output.events or ())}  # the first of each kind
-    if _QUEUED in times and _SCHEDULED in times:
-        delta.queue_time_us = max(0, int((times[_SCHEDULED] - times[_QUEUED]) * 1e6))
-
-
-def _tell_end(delta: pb.Delta, output: Any) -> None:
-    delta.finish = _FINISH.get(str(output.finish_reason), pb.FINISH_ERROR)
-    if delta.finish == pb.FINISH_ERROR:
-        delta.error = "the engine could not go on with this request"
-
-
-def _is_refusal(e: Exception) -> bool:
-    """Whether vLLM refuses this request, as it would anywhere; else the trouble is the engine's own."""
-    from vllm.exceptions import VLLMClientError
-
-    return isinstance(e, (ValueError, VLLMClientError))
-
-
-def engine_request(submit: pb.Submit) -> tuple[Any, Any]:
-    """vLLM's prompt and sampling parameters. Raises vLLM's VLLMValidationError where it refuses a value."""
-    from vllm import SamplingParams
-    from vllm.inputs.engine import tokens_input
-    from vllm.sampling_params import RequestOutputKind
-
-    asked = submit.sampling
-    params = SamplingParams(
-        temperature=asked.temperature,
-        top_p=asked.top_p,
-        top_k=asked.top_k,
-        min_p=asked.min_p,
-        presence_penalty=asked.presence_penalty,
-        frequency_penalty=asked.frequency_penalty,
-        repetition_penalty=asked.repetition_penalty,
-        seed=asked.seed if asked.HasField("seed") else None,
-        max_tokens=asked.max_tokens,
-        min_tokens=asked.min_tokens,
-        stop_token_ids=list(asked.stop_token_ids),
-        ignore_eos=asked.ignore_eos,
-        detokenize=False,
-        output_kind=RequestOutputKind.DELTA,
-    )
-    return tokens_input(list(submit.prompt_token_ids), cache_salt=submit.cache_salt or None), params

@@ -49,6 +49,8 @@ def token_engine(on_step: StepHook, *, observed: bool) -> tuple[type[Any], type[
             """The output handler's end says it to all."""
 
     class TokenEngine(AsyncLLM):  # type: ignore[misc]
+        output_processor: Any
+
         def _run_output_handler(self) -> None:
             if self.output_handler is None:  # it takes hold of the processor when it begins
                 tracing = self.output_processor.tracing_enabled

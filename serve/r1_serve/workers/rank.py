@@ -8,9 +8,9 @@ import uuid
 
 from r1_cluster.plan import Plan, Pool
 
-from r1_serve import logs
+from r1_serve import fleet_token, logs
 from r1_serve.protos import fleet_pb2 as pb
-from r1_serve.settings import WorkerSettings
+from r1_serve.settings import FleetSettings, WorkerSettings, load
 from r1_serve.tracing import tracing
 from r1_serve.workers import engine as engines
 from r1_serve.workers import gang as gangs
@@ -33,6 +33,7 @@ class Rank:
         pool = next(pool for pool in plan.pools if pool.name == pool_name)
         settings = WorkerSettings.model_validate_json(settings_json)
         logs.configure(settings)
+        token = fleet_token.source(load(FleetSettings))  # this node's own: a wrong one is said before the weights load
         gang = await gangs.join(pool.layout.accelerators_per_rank)
         gangs.bind(gang)
         self._drain_s = settings.drain_s
@@ -61,6 +62,7 @@ class Rank:
             targets(settings.routers),
             resolve_interval_s=settings.resolve_interval_s,
             demands=self._demands,
+            token=token,
         )
         self._attaching = asyncio.create_task(self._attachments.run())
         self._tasks = [self._attaching, *map(asyncio.create_task, (self._generations.beat(), self._leave_when_asked()))]

@@ -66,15 +66,8 @@ def test_grouped_heads_are_split_over_tensor_ranks_until_one_is_left() -> None:
     assert llama.kv_bytes_per_token(tensor_parallel_size=16) == 80 * 2 * 128 * 2
 
 
-def test_linear_flops_are_two_for_each_active_parameter_but_the_embedding() -> None:
-    assert R1.linear_flops_per_token() == 2 * (R1.active_parameters - 129280 * 7168)
-
-
-def test_absorbed_attention_costs_more_flops_and_unabsorbed_grows_with_the_square() -> None:
-    absorbed = R1.attention_flops(1, 4096, absorbed=True)
-    expanded = R1.attention_flops(1, 4096, absorbed=False)
-    assert absorbed / expanded == pytest.approx(1088 / 320)
-    assert R1.attention_flops(4096, 0, absorbed=False) == pytest.approx(61 * 4096 * 4097 / 2 * 2 * 128 * 320)
+def test_a_prefills_scores_and_sums_are_two_flops_a_head_for_each_value_of_key_and_value() -> None:
+    assert R1.attention.score_flops(R1.heads) == 2 * 128 * (192 + 128)
 
 
 def test_a_dense_model_has_no_experts_to_weigh() -> None:

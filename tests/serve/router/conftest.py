@@ -13,6 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from r1_cluster.plan import Plan
 from r1_serve.checkpoint import Checkpoint
+from r1_serve.fleet_token import metadata
 from r1_serve.protos import fleet_pb2, fleet_pb2_grpc
 from r1_serve.router.server import Router
 from r1_serve.settings import RouterSettings
@@ -49,14 +50,14 @@ class FakeWorker:
     ``submits`` and ``aborts`` are queues of what the router asked for.
     """
 
-    def __init__(self, port: int, hello: fleet_pb2.Hello, script: Script | None) -> None:
+    def __init__(self, port: int, hello: fleet_pb2.Hello, script: Script | None, token: str | None = None) -> None:
         self.hello = hello
         self.submits: asyncio.Queue[fleet_pb2.Submit] = asyncio.Queue()
         self.aborts: asyncio.Queue[int] = asyncio.Queue()
         self.demands: asyncio.Queue[fleet_pb2.Demand] = asyncio.Queue()
         self._script = script
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
-        self._call = fleet_pb2_grpc.FleetStub(self._channel).Attach()
+        self._call = fleet_pb2_grpc.FleetStub(self._channel).Attach(metadata=metadata(token))
         self._task: asyncio.Task[None] | None = None
 
     async def attach(self) -> None:
@@ -121,9 +122,11 @@ class World:
         self.workers: list[FakeWorker] = []
         self._numbers = itertools.count()
 
-    async def worker(self, script: Script | None = None, plan: Plan = PLAN, **hello: Any) -> FakeWorker:
+    async def worker(
+        self, script: Script | None = None, plan: Plan = PLAN, token: str | None = None, **hello: Any
+    ) -> FakeWorker:
         worker_id = hello.pop("worker_id", f"w{next(self._numbers)}")
-        worker = FakeWorker(self.router.grpc_port, hello_of(plan, worker_id, **hello), script)
+        worker = FakeWorker(self.router.grpc_port, hello_of(plan, worker_id, **hello), script, token)
         self.workers.append(worker)
         await worker.attach()
         return worker

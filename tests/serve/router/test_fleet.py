@@ -223,6 +223,36 @@ async def test_ready_waits_for_a_whole_gang(world_of: Any) -> None:
         assert (await http.get("/health")).status_code == 200
 
 
+async def test_two_models_are_both_awaited_and_then_one_that_ends_does_not_end_the_other(
+    world_of: Any,
+) -> None:
+    old = Plan.load("nano-tp1")
+    new = renamed(old, "next")
+    world = await world_of([new, old])
+    service = world.router.service
+    await world.worker(plan=old)
+    assert not service.ready
+    late = await world.worker(plan=new)
+    assert service.ready
+    await late.die()
+    await world.until(lambda: not world.router.ranks.of("next"))
+    assert service.ready
+
+
+async def test_an_alias_may_name_another_model_than_when_its_ranks_attached(world_of: Any, says: Any) -> None:
+    old = Plan.load("nano-tp1")
+    alias = old.model.aliases[0]
+    bare = old.model_copy(update={"model": old.model.model_copy(update={"aliases": ()})})
+    new = renamed(old, "next")
+    new = new.model_copy(update={"model": new.model.model_copy(update={"aliases": (alias,)})})
+    world = await world_of([new, bare])
+    await world.worker(says("a</think>old"), plan=old)  # started with the alias
+    await world.worker(says("a</think>new"), plan=renamed(old, "next"))  # and without
+    answer = await asking(world, alias)
+    assert (answer.choices[0].message.content, answer.model) == ("new", "next")
+    assert (await asking(world, "r1-nano")).choices[0].message.content == "old"
+
+
 async def test_a_ranks_kv_events_decide_what_its_cache_is_believed_to_hold(world: Any) -> None:
     worker = await world.worker()
     prefix, name = world.router.service.desk._dispatchers["r1-nano"].prefix, worker.hello.worker_id

@@ -25,6 +25,7 @@ from r1_serve.workers.attachment import Attachments
 from r1_serve.workers.generations import Generations
 
 PATIENCE_S = 60.0
+TOKEN = "t" * 32  # of all processes
 
 
 def until(condition: Any, process: subprocess.Popen[bytes]) -> None:
@@ -41,7 +42,8 @@ def routers(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], dict[str,
     file = tmp_path / "ports.json"
     options = ["--processes", "2", "--http-port", "0", "--grpc-port", "0", "--announce", str(file)]
     command = [sys.executable, "-m", "r1_serve.cli", "router", "--plan", "nano-tp1", *options]
-    with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+    own = {**os.environ, "R1_FLEET_TOKEN": TOKEN}
+    with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log, env=own) as process:
         try:
             until(file.exists, process)
             yield process, json.loads(file.read_text())
@@ -57,7 +59,8 @@ def ups(port: int) -> list[str]:
 
 async def attached(said: dict[str, Any], hello: pb.Hello) -> set[int]:
     """In how many processes a worker that knows the shared port is seen, by the metrics of all."""
-    worker = Attachments(hello, Generations(), [f"127.0.0.1:{said['grpc_port']}"], resolve_interval_s=0.05)
+    router = f"127.0.0.1:{said['grpc_port']}"
+    worker = Attachments(hello, Generations(), [router], resolve_interval_s=0.05, token=lambda: TOKEN)
     task = asyncio.create_task(worker.run())
     seen: set[int] = set()
     try:

@@ -92,6 +92,9 @@ def test_a_router_does_not_start_with_a_faulty_file(path: Path) -> None:
     path.write_text("tenants: []")
     with pytest.raises(StartupError, match=r"R1_TENANTS: .*tenants\.yaml: tenants"):
         TenantsFile(path)
+    path.write_bytes(b"\xff")
+    with pytest.raises(StartupError, match=r"R1_TENANTS: .*tenants\.yaml: not UTF-8"):
+        TenantsFile(path)
     with pytest.raises(StartupError, match="No such file"):
         TenantsFile(path.with_name("none.yaml"))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from r1_serve.errors import StartupError
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.protos import fleet_pb2_grpc as rpc
 from r1_serve.workers.attachment import Attachments, resolve, targets
@@ -25,8 +26,10 @@ class Router(rpc.FleetServicer):
         self.said: asyncio.Queue[pb.WorkerMessage] = asyncio.Queue()
         self.commands: asyncio.Queue[pb.RouterMessage | None] = asyncio.Queue()
         self.refuse: grpc.StatusCode | None = None
+        self.tokens: list[str | None] = []
 
     async def Attach(self, messages: Any, context: Any) -> AsyncIterator[pb.RouterMessage]:
+        self.tokens.append(dict(context.invocation_metadata()).get("x-r1-fleet-token"))
         if self.refuse:
             await context.abort(self.refuse, "unknown plan")
         reader = asyncio.create_task(self._read(messages))
@@ -132,6 +135,61 @@ async def test_a_refused_rank_tries_again(monkeypatch: pytest.MonkeyPatch) -> No
         router.refuse = None
         assert (await router.hears()).hello == HELLO
         await router.commands.put(None)
+
+
+async def test_the_token_goes_with_each_call_as_it_is_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("r1_serve.workers.attachment.RETRY_S", 0.01)
+    router, tokens = Router(), ["old", "new"]
+    async with listening(router) as address, attached(Calls(), address, token=lambda: tokens.pop(0)):
+        await router.hears()
+        await router.commands.put(None)
+        await router.hears()
+        assert router.tokens == ["old", "new"]
+        await router.commands.put(None)
+
+
+async def test_a_rank_whose_token_is_not_taken_says_so_once_and_asks_ever_less_often(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("r1_serve.workers.attachment.RETRY_S", 0.001)
+    monkeypatch.setattr("r1_serve.workers.attachment.MAX_RETRY_S", 0.005)
+    router = Router()
+    router.refuse = grpc.StatusCode.UNAUTHENTICATED
+    real = asyncio.sleep
+
+    async def sleep(pause: float) -> None:
+        if pause < 0.05:  # the resolver's own interval
+            pauses.append(pause)
+        if len(pauses) == 5:
+            router.refuse = None
+        await real(pause)
+
+    monkeypatch.setattr("r1_serve.workers.attachment.asyncio.sleep", sleep)
+    async with listening(router) as address, attached(Calls(), address):
+        assert (await router.hears()).hello == HELLO
+        await router.commands.put(None)
+    assert pauses[:5] == [0.001, 0.002, 0.004, 0.005, 0.005]
+    assert caplog.text.count("UNAUTHENTICATED") == 1
+
+
+async def test_a_token_that_cannot_be_read_now_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("r1_serve.workers.attachment.RETRY_S", 0.001)
+    router, missing = Router(), [True, True]
+
+    def token() -> str | None:
+        if missing:
+            missing.pop()
+            raise StartupError("R1_FLEET_TOKEN_FILE: cannot read it")
+        return "t"
+
+    async with listening(router) as address, attached(Calls(), address, token=token):
+        await router.hears()
+        assert router.tokens == ["t"]
+        await router.commands.put(None)
+    assert caplog.text.count("cannot read it") == 1
 
 
 async def test_every_address_behind_a_name_gets_a_stream_and_new_ones_too() -> None:

@@ -1,0 +1,53 @@
+"""One streamed chat request as its client sees it, read from the router's chunks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+
+class ChatError(RuntimeError):
+    """The router refused the request or broke it off; the message is its own."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one chunk brought. ``tokens``: completion tokens, in the last chunk alone."""
+
+    thinking: str = ""
+    answer: str = ""
+    finish_reason: str | None = None
+    tokens: int | None = None
+
+
+async def chat(client: httpx.AsyncClient, question: str, **options: Any) -> AsyncIterator[Chunk]:
+    """Ask ``question`` greedily; ``options`` go into the request's body. Raises ChatError."""
+    body = {
+        "messages": [{"role": "user", "content": question}],
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        **options,
+    }
+    async with client.stream("POST", "/v1/chat/completions", json=body) as response:
+        if response.status_code != 200:
+            await response.aread()
+            raise ChatError(f"{response.status_code}: {response.text[:200]}")
+        async for line in response.aiter_lines():
+            if line.startswith("data: {"):
+                yield read(json.loads(line.removeprefix("data: ")))
+
+
+def read(event: dict[str, Any]) -> Chunk:
+    """One event of the stream, of a single choice. Raises ChatError where it is an error."""
+    if "error" in event:
+        raise ChatError(event["error"]["message"])
+    if not event["choices"]:
+        return Chunk(tokens=event["usage"]["completion_tokens"])
+    choice = event["choices"][0]
+    delta = choice["delta"]
+    return Chunk(delta.get("reasoning") or "", delta.get("content") or "", choice["finish_reason"])
