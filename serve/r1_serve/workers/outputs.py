@@ -19,12 +19,41 @@ def token_engine(on_step: StepHook, *, observed: bool) -> tuple[type[Any], type[
     ``observed``: somebody reads vLLM's own metrics or spans, so its ``OutputProcessor`` works beside.
     """
     from vllm.v1.engine.async_llm import AsyncLLM
-    from vllm.v1.engine.output_processor import OutputProcessor, OutputProcessorOutput
     from vllm.v1.metrics.loggers import StatLoggerBase
 
     produced: list[Output] = []  # in the step under way
 
-    class TokenOutputs(OutputProcessor):  # type: ignore[misc]
+    class TokenEngine(AsyncLLM):  # type: ignore[misc]
+        output_processor: Any
+
+        def _run_output_handler(self) -> None:
+            if self.output_handler is None:  # it takes hold of the processor when it begins
+                tracing = self.output_processor.tracing_enabled
+                self.output_processor = token_processor(produced, observed=observed, tracing=tracing)
+            super()._run_output_handler()
+
+    class StepLogger(StatLoggerBase):  # type: ignore[misc]
+        """vLLM's plug-in point for statistics is also the one place that sees the end of every step."""
+
+        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
+            pass
+
+        def record(self, scheduler_stats: Any, *_: Any, **__: Any) -> None:
+            outputs = produced.copy()
+            produced.clear()
+            on_step(outputs, scheduler_stats)
+
+        def log_engine_initialized(self) -> None:
+            pass
+
+    return TokenEngine, StepLogger
+
+
+def token_processor(produced: list[Output], *, observed: bool, tracing: bool = False) -> Any:
+    """An ``OutputProcessor`` that appends what the engine core sends to ``produced``."""
+    from vllm.v1.engine.output_processor import OutputProcessor, OutputProcessorOutput
+
+    class TokenProcessor(OutputProcessor):  # type: ignore[misc]
         """Knows of a request whether it still runs, and nothing else."""
 
         def add_request(self, request: Any, prompt: Any, *_: Any, **__: Any) -> None:
@@ -48,27 +77,4 @@ def token_engine(on_step: StepHook, *, observed: bool) -> tuple[type[Any], type[
         def propagate_error(self, e: Exception) -> None:
             """The output handler's end says it to all."""
 
-    class TokenEngine(AsyncLLM):  # type: ignore[misc]
-        output_processor: Any
-
-        def _run_output_handler(self) -> None:
-            if self.output_handler is None:  # it takes hold of the processor when it begins
-                tracing = self.output_processor.tracing_enabled
-                self.output_processor = TokenOutputs(None, log_stats=observed, tracing_enabled=tracing)
-            super()._run_output_handler()
-
-    class StepLogger(StatLoggerBase):  # type: ignore[misc]
-        """vLLM's plug-in point for statistics is also the one place that sees the end of every step."""
-
-        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
-            pass
-
-        def record(self, scheduler_stats: Any, *_: Any, **__: Any) -> None:
-            outputs = produced.copy()
-            produced.clear()
-            on_step(outputs, scheduler_stats)
-
-        def log_engine_initialized(self) -> None:
-            pass
-
-    return TokenEngine, StepLogger
+    return TokenProcessor(None, log_stats=observed, tracing_enabled=tracing)
