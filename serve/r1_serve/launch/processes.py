@@ -36,6 +36,21 @@ def die_with_parent() -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def give_way() -> None:
+    """Let this process and its descendants, when they wake, wait for a core rather than take one from who computes.
+
+    A step wakes dozens of threads of the router, the replica and Ray for microseconds; on a small machine each may push
+    a rank's engine off its core and out of its caches. What runs longer gets its fair share as before.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # no Linux, or a sandbox that forbids it: only slower
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+def _prepare() -> None:
+    die_with_parent()
+    give_way()
+
+
 @dataclass(frozen=True)
 class Child:
     name: str
@@ -90,7 +105,7 @@ class Family:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                preexec_fn=_prepare,
             )
         child = Child(name, process, log)
         self.children.append(child)

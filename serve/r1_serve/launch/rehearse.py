@@ -29,7 +29,7 @@ from r1_serve.launch.preflight import preflight
 from r1_serve.launch.processes import Child, Family
 from r1_serve.launch.stages import Stages
 from r1_serve.router.announce import announce as write_ports
-from r1_serve.settings import RouterSettings, ray_address
+from r1_serve.settings import RouterSettings, WorkerSettings, load, ray_address
 
 SAMPLE = "What is 47 + 85?"
 START_TIMEOUT_S = 600.0
@@ -203,7 +203,7 @@ class _Run:
         with self.stages.stage("Ray"):
             router = show.address(self.settings.host, self.grpc_port)
             command = self.commands.fleet(plan_file, router, self.threads, self.temporary)
-            environment = private_environment() | self.fleet_token
+            environment = private_environment(metrics=load(WorkerSettings).vllm_metrics) | self.fleet_token
             fleet = self.family.spawn("fleet", command, self.logs / "fleet.log", environment)
             self._wait(lambda: fleet.said(RAY_UP))
         with self.stages.stage(f"vLLM ranks, {show.shape(self.plan)} on {self.plan.accelerators} CPU workers"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from r1_cluster.plan import Plan, Pool
@@ -11,8 +10,7 @@ from r1_serve.checkpoint import checkpoint_path
 from r1_serve.rehearsal.settings import engine_arguments as rehearsal_arguments
 from r1_serve.settings import WorkerSettings
 from r1_serve.workers.gang import Gang
-
-StepHook = Callable[[Any, Any], None]
+from r1_serve.workers.outputs import StepHook, token_engine
 
 
 def engine_arguments(plan: Plan, pool: Pool, gang: Gang, settings: WorkerSettings | None = None) -> dict[str, Any]:
@@ -65,38 +63,25 @@ def engine_arguments(plan: Plan, pool: Pool, gang: Gang, settings: WorkerSetting
 def start(arguments: dict[str, Any], placement_group: Any, on_step: StepHook, *, vllm_metrics: bool = False) -> Any:
     """Start vLLM in this process and its children; blocks until the weights are loaded. Needs a running event loop.
 
-    ``on_step(scheduler_stats, iteration_stats)`` is called after each engine step, once every request's new tokens are
-    in its collector. ``vllm_metrics`` exports vLLM's own through Ray's agent on this node.
+    ``on_step(outputs, scheduler_stats)`` is called after each engine step, with the new tokens of every request that
+    got some. ``vllm_metrics`` exports vLLM's own through Ray's agent on this node.
     """
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.envs import enable_envs_cache
     from vllm.usage.usage_lib import UsageContext
     from vllm.utils.gc_utils import freeze_gc_heap
-    from vllm.v1.engine.async_llm import AsyncLLM
-    from vllm.v1.metrics.loggers import PrometheusStatLogger, StatLoggerBase
+    from vllm.v1.metrics.loggers import PrometheusStatLogger
     from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
-    class StepLogger(StatLoggerBase):  # type: ignore[misc]
-        """vLLM's plug-in point for statistics is also the one place that sees the end of every step."""
-
-        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
-            pass
-
-        def record(
-            self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
-        ) -> None:
-            on_step(scheduler_stats, iteration_stats)
-
-        def log_engine_initialized(self) -> None:
-            pass
-
+    observed = vllm_metrics or arguments.get("otlp_traces_endpoint") is not None
+    engine_class, step_logger = token_engine(on_step, observed=observed)
     args = AsyncEngineArgs(**arguments)
     config = args.create_engine_config(UsageContext.ENGINE_CONTEXT)
     config.parallel_config.placement_group = placement_group
-    engine = AsyncLLM.from_vllm_config(
+    engine = engine_class.from_vllm_config(
         config,
         usage_context=UsageContext.ENGINE_CONTEXT,
-        stat_loggers=[StepLogger, *([RayPrometheusStatLogger] if vllm_metrics else [])],
+        stat_loggers=[step_logger, *([RayPrometheusStatLogger] if vllm_metrics else [])],
         enable_log_requests=False,
         disable_log_stats=True,
     )

@@ -1,7 +1,6 @@
 """The requests of one rank: submitted to the engine, gathered after each step into one frame a router.
 
-No task, queue or wake-up a request: vLLM merges a request's new tokens in its collector, and the step hook collects
-them all in one pass.
+No task, queue or wake-up a request: the step hook has all that a step brought, and reads it in one pass.
 """
 
 from __future__ import annotations
@@ -10,14 +9,15 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.tracing import Tracing
 from r1_serve.workers.load import RankLoad
-from r1_serve.workers.translate import delta, engine_request, is_refusal
+from r1_serve.workers.outputs import Output
+from r1_serve.workers.translate import engine_request, is_refusal, tell_end, tell_start
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,6 @@ class _Live:
     outbox: Outbox
     request_id: int
     engine_id: str
-    collector: Any = None  # None until the engine has taken the request
     started: bool = False
     span: Any = None
     tokens: int = 0
@@ -64,6 +63,7 @@ class Generations:
         self._tracing = tracing
         self.hello = hello  # who this rank is, for traces
         self._live: dict[tuple[Outbox, int], _Live] = {}
+        self._by_engine_id: dict[str, _Live] = {}  # the same
         self._held: Counter[Outbox] = Counter()  # live requests
         self._outboxes: list[Outbox] = []
         self._engine: Engine | None = None
@@ -111,6 +111,7 @@ class Generations:
             return
         self._sequence += 1
         live = self._live[key] = _Live(outbox, submit.request_id, str(self._sequence))
+        self._by_engine_id[live.engine_id] = live
         self._held[outbox] += 1
         traced: dict[str, Any] = {}
         if self._tracing is not None and submit.traceparent:
@@ -118,9 +119,7 @@ class Generations:
             traced["trace_headers"] = {"traceparent": self._tracing.traceparent(live.span)}
         try:
             prompt, params = engine_request(submit)
-            live.collector = await self._engine.add_request(
-                live.engine_id, prompt, params, priority=submit.priority, **traced
-            )
+            await self._engine.add_request(live.engine_id, prompt, params, priority=submit.priority, **traced)
         except Exception as e:
             self._forget(key)
             rejected = is_refusal(e)
@@ -138,31 +137,29 @@ class Generations:
         if live is not None and self._engine is not None:
             await self._engine.abort(live.engine_id)
 
-    def step(self, scheduler_stats: Any, iteration_stats: Any) -> None:
+    def step(self, outputs: Sequence[Output], scheduler_stats: Any) -> None:
         """vLLM's step hook: send each router the new tokens of its requests and the load after the step."""
         if scheduler_stats is not None:
-            self._load.step(scheduler_stats, iteration_stats)
-        deltas: dict[Outbox, list[pb.Delta]] = {}
-        for key, live in list(self._live.items()):
-            if live.collector is None:
+            self._load.step(scheduler_stats, [output for _, output in outputs])
+        frames = dict[Outbox, pb.Frame]()
+        for engine_id, output in outputs:
+            live = self._by_engine_id.get(engine_id)
+            if live is None:
                 continue
-            try:
-                output = live.collector.get_nowait()
-            except Exception as e:
-                logger.error("request failed in the engine: %s", type(e).__name__)
-                brought = pb.Delta(request_id=live.request_id, finish=pb.FINISH_ERROR, error=ENGINE_DEAD)
-            else:
-                if output is None:
-                    continue
-                brought = delta(live.request_id, output, first=not live.started)
+            frame = frames.get(live.outbox)
+            if frame is None:
+                frame = frames[live.outbox] = self._frame([])
+            delta = frame.deltas.add(request_id=live.request_id, token_ids=output.new_token_ids)
+            live.tokens += len(output.new_token_ids)
+            if not live.started:
                 live.started = True
-            live.tokens += len(brought.token_ids)
-            if brought.finish != pb.FINISH_NONE:
-                self._forget(key)
-                self._end_span(live, brought)
-            deltas.setdefault(live.outbox, []).append(brought)
-        for outbox, found in deltas.items():
-            outbox.send(self._frame(found))
+                tell_start(delta, output)
+            if output.finish_reason is not None:
+                tell_end(delta, output)
+                self._forget((live.outbox, live.request_id))
+                self._end_span(live, delta)
+        for outbox, frame in frames.items():
+            outbox.send(frame)
 
     def fail(self) -> None:
         """The engine died: every request ends with FINISH_ERROR, so that routers go on with it elsewhere, and this rank
@@ -200,6 +197,7 @@ class Generations:
 
     def _give_back(self, finish: pb.FinishReason, why: str) -> None:
         live, self._live = list(self._live.values()), {}
+        self._by_engine_id.clear()
         self._held.clear()
         for item in live:
             self._end_span(item, pb.Delta(finish=finish))
@@ -210,6 +208,7 @@ class Generations:
         live = self._live.pop(key, None)
         if live is not None:
             self._held[key[0]] -= 1
+            del self._by_engine_id[live.engine_id]
         if not self._live:
             self._idle.set()
         return live

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from r1_serve.protos import fleet_pb2 as pb
+from r1_serve.workers.translate import PREEMPTED
 
 
 class RankLoad:
@@ -21,8 +22,8 @@ class RankLoad:
         """Nothing runs: the time until the next step is not a step."""
         self._last_step = None
 
-    def step(self, scheduler: Any, iteration: Any) -> None:
-        """One step's SchedulerStats and IterationStats, the latter None where vLLM has none."""
+    def step(self, scheduler: Any, outputs: Sequence[Any]) -> None:
+        """One step's SchedulerStats and EngineCoreOutputs."""
         at, load = self._clock(), self.now
         running = int(scheduler.num_running_reqs)
         if self._last_step is not None:
@@ -31,10 +32,12 @@ class RankLoad:
         load.running = running
         load.waiting = int(scheduler.num_waiting_reqs + scheduler.num_skipped_waiting_reqs)
         load.kv_usage = float(scheduler.kv_cache_usage)
-        if iteration is not None:
-            load.preemptions_total += int(iteration.num_preempted_reqs)
-            load.generation_tokens_total += int(iteration.num_generation_tokens)
-            load.prompt_tokens_total += int(iteration.prompt_token_stats.computed)
+        for output in outputs:
+            load.generation_tokens_total += len(output.new_token_ids)
+            if output.prefill_stats is not None:
+                load.prompt_tokens_total += output.prefill_stats.num_computed_tokens
+            if output.events:
+                load.preemptions_total += sum(event.type == PREEMPTED for event in output.events)
         cached = scheduler.prefix_cache_stats
         if cached is not None:
             load.prefix_queries_total += int(cached.queries)

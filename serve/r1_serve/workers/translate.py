@@ -6,6 +6,8 @@ from typing import Any
 
 from r1_serve.protos import fleet_pb2 as pb
 
+QUEUED, SCHEDULED, PREEMPTED = 1, 2, 3  # vLLM's EngineCoreEventType
+
 _FINISH = {
     "stop": pb.FINISH_STOP,
     "length": pb.FINISH_LENGTH,
@@ -47,17 +49,17 @@ def is_refusal(e: Exception) -> bool:
     return isinstance(e, (ValueError, VLLMClientError))
 
 
-def delta(request_id: int, output: Any, *, first: bool) -> pb.Delta:
-    """vLLM's RequestOutput of one step; the ``first`` one tells of the prefix cache and the queue too."""
-    completion = output.outputs[0]
-    made = pb.Delta(request_id=request_id, token_ids=completion.token_ids)
-    if first:
-        made.cached_tokens = max(0, output.num_cached_tokens or 0)
-        times = output.metrics
-        if times is not None and times.scheduled_ts:
-            made.queue_time_us = max(0, int((times.scheduled_ts - times.queued_ts) * 1e6))
-    if output.finished:
-        made.finish = _FINISH.get(str(completion.finish_reason), pb.FINISH_ERROR)
-        if made.finish == pb.FINISH_ERROR:
-            made.error = "the engine could not go on with this request"
-    return made
+def tell_start(delta: pb.Delta, output: Any) -> None:
+    """Of the first EngineCoreOutput of a request: what it found in the prefix cache and how long it waited."""
+    if output.prefill_stats is not None:
+        delta.cached_tokens = max(0, output.prefill_stats.num_cached_tokens)
+    times = {event.type: event.timestamp for event in reversed(output.events or ())}  # the first of each kind
+    if QUEUED in times and SCHEDULED in times:
+        delta.queue_time_us = max(0, int((times[SCHEDULED] - times[QUEUED]) * 1e6))
+
+
+def tell_end(delta: pb.Delta, output: Any) -> None:
+    """Of the last one: why it is."""
+    delta.finish = _FINISH.get(str(output.finish_reason), pb.FINISH_ERROR)
+    if delta.finish == pb.FINISH_ERROR:
+        delta.error = "the engine could not go on with this request"

@@ -9,48 +9,43 @@ from typing import Any
 import pytest
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.workers.generations import ENGINE_DEAD, Generations
-
-
-class Collector:
-    def __init__(self) -> None:
-        self.next: Any = None
-
-    def get_nowait(self) -> Any:
-        value, self.next = self.next, None
-        if isinstance(value, Exception):
-            raise value
-        return value
+from vllm.v1.engine import EngineCoreEvent, EngineCoreEventType, EngineCoreOutput, FinishReason
+from vllm.v1.metrics.stats import PrefillStats
 
 
 class Engine:
-    """AsyncLLM's part: takes requests, gives each a collector, remembers what was aborted."""
+    """AsyncLLM's part: takes requests, remembers what was aborted, steps."""
 
     def __init__(self) -> None:
-        self.collectors: dict[str, Collector] = {}
+        self.taken: list[str] = []
         self.priorities: dict[str, int] = {}
         self.traced: dict[str, Any] = {}
         self.aborted: list[str] = []
+        self.produced: list[tuple[str, EngineCoreOutput]] = []
 
     async def add_request(
         self, request_id: str, prompt: Any, params: Any, *, priority: int, trace_headers: Any = None
-    ) -> Collector:
+    ) -> None:
         self.traced[request_id] = trace_headers
         if prompt["prompt_token_ids"] == [666]:
             raise ValueError("the prompt\nis too long")
         if prompt["prompt_token_ids"] == [999]:
             raise RuntimeError("no engine")
-        self.collectors[request_id], self.priorities[request_id] = Collector(), priority
-        return self.collectors[request_id]
+        self.taken.append(request_id)
+        self.priorities[request_id] = priority
 
     async def abort(self, request_id: str) -> None:
         self.aborted.append(request_id)
 
-    def write(self, request_id: str, *tokens: int, finish: str | None = None) -> None:
-        completion = SimpleNamespace(token_ids=list(tokens), finish_reason=finish)
-        times = SimpleNamespace(queued_ts=1.0, scheduled_ts=1.5)
-        self.collectors[request_id].next = SimpleNamespace(
-            outputs=[completion], finished=finish is not None, num_cached_tokens=3, metrics=times
-        )
+    def write(self, request_id: str, *tokens: int, finish: FinishReason | None = None, **more: Any) -> None:
+        output = EngineCoreOutput(request_id=f"{request_id}-own", new_token_ids=list(tokens), finish_reason=finish)
+        for field, value in more.items():
+            setattr(output, field, value)
+        self.produced.append((request_id, output))
+
+    def step(self, generations: Generations, stats: Any) -> None:
+        produced, self.produced = self.produced, []
+        generations.step(produced, stats)
 
 
 class Outbox:
@@ -102,15 +97,15 @@ async def test_a_step_sends_one_frame_with_every_running_requests_tokens(
     await generations.submit(router, submit(8))
     engine.write("1", 10)
     engine.write("2", 20, 21)
-    generations.step(stats(2), None)
+    engine.step(generations, stats(2))
     [frame] = router.frames
     assert [(d.request_id, list(d.token_ids)) for d in frame.deltas] == [(7, [10]), (8, [20, 21])]
     assert frame.load.running == 2
 
 
-async def test_a_step_without_tokens_sends_nothing(generations: Generations, router: Outbox) -> None:
+async def test_a_step_without_tokens_sends_nothing(generations: Generations, engine: Engine, router: Outbox) -> None:
     await generations.submit(router, submit(7))
-    generations.step(stats(), None)
+    engine.step(generations, stats())
     assert router.frames == []
 
 
@@ -121,19 +116,21 @@ async def test_each_router_gets_its_own_requests_only(generations: Generations, 
     await generations.submit(other, submit(7))  # ids are a router's own
     engine.write("1", 10)
     engine.write("2", 20)
-    generations.step(stats(2), None)
+    engine.step(generations, stats(2))
     assert [list(d.token_ids) for d in router.frames[0].deltas] == [[10]]
     assert [list(d.token_ids) for d in other.frames[0].deltas] == [[20]]
 
 
-@pytest.mark.parametrize(("reason", "finish"), [("stop", pb.FINISH_STOP), ("length", pb.FINISH_LENGTH)])
+@pytest.mark.parametrize(
+    ("reason", "finish"), [(FinishReason.STOP, pb.FINISH_STOP), (FinishReason.LENGTH, pb.FINISH_LENGTH)]
+)
 async def test_the_last_tokens_and_the_end_come_together_once(
-    generations: Generations, engine: Engine, router: Outbox, reason: str, finish: int
+    generations: Generations, engine: Engine, router: Outbox, reason: FinishReason, finish: int
 ) -> None:
     await generations.submit(router, submit(7))
     engine.write("1", 10, finish=reason)
-    generations.step(stats(), None)
-    generations.step(stats(), None)
+    engine.step(generations, stats())
+    engine.step(generations, stats())
     [frame] = router.frames
     assert list(frame.deltas[0].token_ids) == [10]
     assert frame.deltas[0].finish == finish
@@ -143,9 +140,11 @@ async def test_the_first_delta_alone_tells_of_the_cache_and_the_queue(
     generations: Generations, engine: Engine, router: Outbox
 ) -> None:
     await generations.submit(router, submit(7))
-    for token in (10, 11):
-        engine.write("1", token)
-        generations.step(stats(), None)
+    events = [EngineCoreEvent(EngineCoreEventType.QUEUED, 1.0), EngineCoreEvent(EngineCoreEventType.SCHEDULED, 1.5)]
+    engine.write("1", 10, prefill_stats=PrefillStats(num_cached_tokens=3), events=events)
+    engine.step(generations, stats())
+    engine.write("1", 11, events=[EngineCoreEvent(EngineCoreEventType.PREEMPTED, 2.0), events[1]])
+    engine.step(generations, stats())
     first, second = (frame.deltas[0] for frame in router.frames)
     assert (first.cached_tokens, first.queue_time_us) == (3, 500_000)
     assert (second.cached_tokens, second.queue_time_us) == (0, 0)
@@ -157,7 +156,7 @@ async def test_an_aborted_request_is_stopped_and_heard_of_no_more(
     await generations.submit(router, submit(7))
     engine.write("1", 10)
     await generations.abort(router, 7)
-    generations.step(stats(), None)
+    engine.step(generations, stats())
     await generations.abort(router, 7)
     assert engine.aborted == ["1"]
     assert router.frames == []
@@ -171,7 +170,7 @@ async def test_a_lost_router_takes_its_requests_along(generations: Generations, 
     await generations.close(router)
     assert engine.aborted == ["1"]
     engine.write("2", 20)
-    generations.step(stats(), None)
+    engine.step(generations, stats())
     assert len(other.frames) == 1
 
 
@@ -188,7 +187,7 @@ async def test_a_running_id_cannot_be_taken_twice(generations: Generations, engi
     await generations.submit(router, submit(7))
     await generations.submit(router, submit(7))
     assert router.frames[0].deltas[0].finish == pb.FINISH_REJECTED
-    assert list(engine.collectors) == ["1"]
+    assert engine.taken == ["1"]
 
 
 async def test_an_engine_in_trouble_is_an_error_to_try_elsewhere(generations: Generations, router: Outbox) -> None:
@@ -202,9 +201,9 @@ async def test_a_request_that_fails_in_a_step_does_not_disturb_the_others(
 ) -> None:
     await generations.submit(router, submit(7))
     await generations.submit(router, submit(8))
-    engine.collectors["1"].next = RuntimeError("boom")
+    engine.write("1", finish=FinishReason.ERROR)
     engine.write("2", 20)
-    generations.step(stats(), None)
+    engine.step(generations, stats())
     failed, fine = router.frames[0].deltas
     assert (failed.finish, list(fine.token_ids)) == (pb.FINISH_ERROR, [20])
 
@@ -220,10 +219,10 @@ async def test_a_dead_engine_ends_every_request_and_takes_no_more(generations: G
 
 
 async def test_a_beat_tells_every_router_the_load_and_whether_the_rank_drains(
-    generations: Generations, router: Outbox
+    generations: Generations, engine: Engine, router: Outbox
 ) -> None:
     generations.draining = True
-    generations.step(stats(running=3, waiting=2, kv=0.5), None)
+    engine.step(generations, stats(running=3, waiting=2, kv=0.5))
     generations.announce()
     [frame] = router.frames
     assert frame.draining
@@ -245,7 +244,7 @@ async def test_values_vllm_refuses_never_reach_the_engine(
     [delta] = router.frames[0].deltas
     assert delta.finish == pb.FINISH_REJECTED
     assert next(iter(field)) in delta.error
-    assert engine.collectors == {}
+    assert engine.taken == []
 
 
 async def test_a_draining_rank_finishes_what_it_can_and_takes_nothing_new(
@@ -257,8 +256,8 @@ async def test_a_draining_rank_finishes_what_it_can_and_takes_nothing_new(
     assert router.frames[-1].draining
     await generations.submit(router, submit(8))
     assert [(d.request_id, d.finish) for d in router.frames[-1].deltas] == [(8, pb.FINISH_ABORT)]
-    engine.write("1", 10, finish="stop")
-    generations.step(stats(), None)
+    engine.write("1", 10, finish=FinishReason.STOP)
+    engine.step(generations, stats())
     await draining
     assert [(d.request_id, d.finish) for d in router.frames[-1].deltas] == [(7, pb.FINISH_STOP)]
     assert engine.aborted == []
@@ -275,7 +274,7 @@ async def test_what_does_not_finish_in_the_grace_is_handed_over(
     assert all(frame.draining for frame in router.frames)
     assert engine.aborted == ["1", "2"]
     engine.write("1", 10)
-    generations.step(stats(), None)
+    engine.step(generations, stats())
     assert [d.request_id for d in router.frames[-1].deltas] == [8]
 
 

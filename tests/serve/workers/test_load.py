@@ -6,6 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from r1_serve.workers.load import RankLoad
+from vllm.v1.engine import EngineCoreEvent, EngineCoreEventType, EngineCoreOutput
+from vllm.v1.metrics.stats import PrefillStats, SchedulerStats
 
 
 class Clock:
@@ -25,18 +27,10 @@ def scheduler(running: int = 1, waiting: int = 0, kv: float = 0.0) -> Any:
     )
 
 
-def iteration(*, preempted: int, generated: int, computed: int) -> Any:
-    return SimpleNamespace(
-        num_preempted_reqs=preempted,
-        num_generation_tokens=generated,
-        prompt_token_stats=SimpleNamespace(computed=computed),
-    )
-
-
 def test_the_last_step_tells_what_runs_and_waits_and_how_full_the_cache_is() -> None:
     load = RankLoad()
-    load.step(scheduler(1), None)
-    load.step(scheduler(3, 2, 0.5), None)
+    load.step(scheduler(1), [])
+    load.step(scheduler(3, 2, 0.5), [])
     assert (load.now.running, load.now.waiting, load.now.kv_usage) == (3, 3, 0.5)
 
 
@@ -45,7 +39,7 @@ def test_step_time_is_between_steps_of_a_busy_rank() -> None:
     load, told = RankLoad(clock), []
     for at, running in ((1.0, 1), (1.02, 0), (9.0, 1), (9.03, 1)):
         clock.now = at
-        load.step(scheduler(running), None)
+        load.step(scheduler(running), [])
         told.append(load.now.step_time_us)
     assert told == [0, 20_000, 20_000, 30_000]
 
@@ -53,23 +47,23 @@ def test_step_time_is_between_steps_of_a_busy_rank() -> None:
 def test_the_time_at_rest_is_not_a_step() -> None:
     clock = Clock()
     load = RankLoad(clock)
-    load.step(scheduler(), None)
+    load.step(scheduler(), [])
     load.rest()
     clock.now = 9.0
-    load.step(scheduler(), None)
+    load.step(scheduler(), [])
     assert load.now.step_time_us == 0
 
 
-def test_vllms_counts_of_each_step_add_up() -> None:
+def test_the_counts_of_each_step_add_up() -> None:
+    preempted = [EngineCoreEvent(EngineCoreEventType.PREEMPTED, 2.0), EngineCoreEvent(EngineCoreEventType.QUEUED, 2.0)]
+    prefilled = EngineCoreOutput("1", [7], prefill_stats=PrefillStats(num_computed_tokens=5))
     load = RankLoad()
     for _ in range(2):
-        load.step(scheduler(), iteration(preempted=2, generated=3, computed=5))
+        load.step(scheduler(), [prefilled, EngineCoreOutput("2", [8, 9], events=preempted)])
     now = load.now
-    assert (now.preemptions_total, now.generation_tokens_total, now.prompt_tokens_total) == (4, 6, 10)
+    assert (now.preemptions_total, now.generation_tokens_total, now.prompt_tokens_total) == (2, 6, 10)
     assert (now.prefix_queries_total, now.prefix_hits_total) == (20, 8)
 
 
 def test_the_counts_are_fields_of_this_vllm() -> None:
-    from vllm.v1.metrics.stats import IterationStats, SchedulerStats
-
-    RankLoad().step(SchedulerStats(), IterationStats())
+    RankLoad().step(SchedulerStats(), [])
