@@ -139,7 +139,7 @@ async def _measure(upstream: Upstream, where: Server, streams: int, loop: asynci
         "step_ms": round(upstream.step_s * 1e3),
         "tokens": count,
         "us_per_token": round(used / count * 1e6, 1),
-        "tokens_per_s_per_core": round(count / used),
+        "tokens_per_s_per_core": round(count / used) if used else None,  # its CPU time is counted in hundredths
         "router_busy": round(used / seconds, 2),
         "tokens_per_piece": round(count / seen.pieces, 2) if seen.pieces else None,
         "ttft_ms_p50": round(sorted(seen.first_token)[streams // 2] * 1e3, 2),
