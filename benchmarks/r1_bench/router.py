@@ -142,7 +142,7 @@ async def drive(where: Process, door: str, streams: int, tokens: int, step_s: fl
         "step_ms": round(step_s * 1e3),
         "tokens": count,
         "us_per_token": round(used / count * 1e6, 1),
-        "tokens_per_s_per_core": round(count / used),
+        "tokens_per_s_per_core": round(count / used) if used else None,
         "router_busy": round(used / seconds, 2),
         "tokens_per_piece": round(count / seen.pieces, 2) if seen.pieces else None,
         "ttft_ms_p50": _ms(statistics.median(first)),
