@@ -37,6 +37,7 @@ from r1_bench.synthetic import MAX_TOKENS, OPTIONS, Rank, Seen, SseClient, body,
 
 PLAN = "nano-tp1"
 SEATS = 64  # of a rank
+PROBE_TOKENS = 2  # a first token that is the last one, too, comes after all that the end of a request costs
 PEER = "vllm-router"
 PACE_S = {1: 0.02, 64: 0.05, 256: 0.1, 1000: 0.2}
 TICK = os.sysconf("SC_CLK_TCK")
@@ -106,9 +107,9 @@ def _tokenizer() -> Path:
     return Path(str(files("r1_serve"))) / "nano" / "weights" / "tokenizer.json"
 
 
-async def _probe(where: Process, ranks: Sequence[Rank], seen: Seen) -> None:
-    """One request of one token."""
-    client = SseClient(seen, body(1), ranks, look=False)
+async def _probe(where: Process, ranks: Sequence[Rank], seen: Seen, tokens: int = 1) -> None:
+    """One short request."""
+    client = SseClient(seen, body(tokens), ranks, look=False)
     await asyncio.get_running_loop().create_connection(lambda: client, "127.0.0.1", where.http_port)
     await client.done
 
@@ -129,9 +130,9 @@ async def drive(where: Process, door: str, streams: int, tokens: int, step_s: fl
             await asyncio.wait([ended], timeout=0.2)
             rss = max(rss, where.rss_mb())
             if step_s:  # what a new request meets while the others stream
-                await _probe(where, ranks, probes)
+                await _probe(where, ranks, probes, PROBE_TOKENS)
         seconds, used = time.monotonic() - started, where.cpu_s() - cpu
-        count = sum(rank.tokens for rank in ranks) - before - len(probes.first_token)
+        count = sum(rank.tokens for rank in ranks) - before - PROBE_TOKENS * len(probes.first_token)
         if seen.broken or count != streams * (tokens - 1):
             raise RuntimeError(f"{seen.broken} streams broke, {count} of {streams * (tokens - 1)} tokens were sent")
     first = sorted(probes.first_token or seen.first_token)

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from r1_cluster.routing.policy import Choice as RoutingChoice
 from r1_cluster.routing.tenants import Tenant
 
 from r1_serve.errors import Cancelled, DeadlineExceeded, R1Error
@@ -73,7 +74,7 @@ class Call:
         self.prompt_tokens = 0
         self.budget = UNLIMITED  # of each choice's thought, resolved when its turn comes
         self.trace: ChatTrace | None = None
-        self.route = ""  # where it went and which scores decided
+        self.choice = RoutingChoice(None)  # where it went, and why
         self.generations: list[Generation] = []
         self.error: R1Error | None = None
         self._events: list[Event] = []
@@ -88,6 +89,11 @@ class Call:
     @property
     def ended(self) -> bool:
         return self.ended_at is not None
+
+    @property
+    def route(self) -> str:
+        """Where it went and which scores decided; empty before its turn."""
+        return self.choice.explain() if self.choice.ranks else ""
 
     @property
     def waiting(self) -> tuple[Event, ...]:

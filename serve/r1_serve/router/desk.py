@@ -155,7 +155,7 @@ class Desk:
                 raise NoWorkers(f"no worker serves {name} now", retry_after=1.0)
             raise FleetSaturated(f"every worker of {name} is full", retry_after=1.0)
         following.of = generation.choice
-        call.route = choice.explain()
+        call.choice = choice
         rank = ranks[choice.rank.worker_id]
         self._ranks.picked(rank)
         return rank
@@ -189,7 +189,7 @@ class Desk:
 
     def _start_all(self, name: str) -> None:
         self.begun_first()
-        while self._start_one(name):
+        while self.queued(name) and self._start_one(name):
             pass
 
     def _start_one(self, name: str) -> bool:
@@ -201,11 +201,10 @@ class Desk:
         if isinstance(got, Late):
             held.call.fail(_error(got.refusal))
             return True
-        by_id = {rank.hello.worker_id: rank for rank in self._ranks.usable(name)}
-        ranks = [by_id[view.worker_id] for view in got.ranks]
+        ranks = [self._ranks[view.worker_id] for view in got.ranks]
         for rank in ranks:
             self._ranks.picked(rank)
-        held.call.route = got.choices[0].explain()
+        held.call.choice = got.choices[0]
         held.begin(ranks, got.ticket.estimate.budget)
         for following, generation in zip(got.following, held.call.generations, strict=True):
             following.of = generation.choice

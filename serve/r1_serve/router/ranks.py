@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from r1_cluster.plan import Plan
@@ -134,6 +134,7 @@ class Ranks:
         self, on_change: Callable[[], None] = lambda: None, on_leave: Callable[[Rank], None] = lambda _: None
     ) -> None:
         self._ranks: dict[str, Rank] = {}
+        self._usable: dict[str, list[Rank]] = {}  # by model, until a rank comes, goes or drains: every request asks
         self._arrivals: dict[str, asyncio.Event] = {}
         self._picks = 0
         self.on_change = on_change
@@ -158,17 +159,21 @@ class Ranks:
             raise AttachRefused(f"gang {hello.gang_id!r} is here with another plan or pool: a gang has one")
         rank = Rank(hello, plan, self._slot(hello))
         self._ranks[hello.worker_id] = rank
+        self._usable.clear()
         self._changed(hello.model)
         return rank
 
     def detach(self, rank: Rank, why: str) -> None:
         self._ranks.pop(rank.hello.worker_id, None)
+        self._usable.clear()
         self.on_leave(rank)
         rank.lose(WorkerLost(f"the worker that held this request is gone ({why}); send it again", retry_after=1.0))
         self._changed(rank.hello.model)
 
     def on_frame(self, rank: Rank, frame: pb.Frame) -> int:
         was_draining, routers = rank.draining, rank.routers
+        if frame.draining != was_draining:
+            self._usable.clear()  # what it gives back in this frame must not go to it again
         strays = rank.on_frame(frame)
         if rank.routers != routers:
             self.on_routers()
@@ -181,9 +186,18 @@ class Ranks:
     def of(self, model: str) -> list[Rank]:
         return [rank for rank in self if rank.hello.model == model]
 
-    def usable(self, model: str) -> list[Rank]:
+    def __getitem__(self, worker_id: str) -> Rank:
+        return self._ranks[worker_id]
+
+    def usable(self, model: str) -> Sequence[Rank]:
         """The ranks of whole gangs that stay: a gang steps together or not at all, so without one rank the others hang
         until it is restarted."""
+        known = self._usable.get(model)
+        if known is None:
+            known = self._usable[model] = self._whole(model)
+        return known
+
+    def _whole(self, model: str) -> list[Rank]:
         gangs: dict[str, list[Rank]] = {}
         for rank in self.of(model):
             gangs.setdefault(rank.hello.gang_id, []).append(rank)

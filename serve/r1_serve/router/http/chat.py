@@ -148,15 +148,17 @@ class _Stream(Response):
                 (b"cache-control", b"no-cache"),
                 (b"x-accel-buffering", b"no"),
             ]
+            wire = Wire(scope, chunks)
+            if events:
+                wire.hold_head()
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             with contextlib.suppress(Cancelled):
-                await self._events(events, chunks, scope, send)
+                await self._events(events, chunks, wire, send)
 
-    async def _events(self, events: list[Event], chunks: Format, scope: Scope, send: Send) -> None:
+    async def _events(self, events: list[Event], chunks: Format, wire: Wire, send: Send) -> None:
         """Sends what waits, then sleeps while text goes straight down the wire: until that is full, the keep-alive is
         due or the call ends."""
         call = self._call
-        wire = Wire(scope, chunks)
 
         async def write(data: bytes, *, more: bool = True) -> None:
             try:

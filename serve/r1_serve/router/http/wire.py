@@ -80,6 +80,26 @@ class WiredProtocol(HttpToolsProtocol):
         self.scope["extensions"] = {_CYCLE: {"cycle": self.cycle}}
 
 
+class _Held:
+    """Stands for a connection's transport until a response's head and the first of its body are there, and writes them
+    in one piece: a call of the kernel and a wake-up of the client less before the first token."""
+
+    def __init__(self, cycle: Any) -> None:
+        self._cycle, self._transport = cycle, cycle.transport
+        self._head = b""
+        cycle.transport = self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._head:
+            self._head = data
+            return
+        self._cycle.transport = self._transport
+        self._transport.write(self._head + data)
+
+
 class Wire:
     """Writes text of a response that has been started, as chunks of its transfer encoding.
 
@@ -94,6 +114,10 @@ class Wire:
         self._text = chunks.text
         self._now = asyncio.get_running_loop().time
         self.written_at = self._now()  # in the loop's time
+
+    def hold_head(self) -> None:
+        """The response's head, to be sent next, goes out with what follows it."""
+        _Held(self._cycle)
 
     def cut(self) -> None:
         """Close the connection with what is still unread in it."""
