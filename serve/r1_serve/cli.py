@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from r1_cluster.plan import Plan, PlanError, shipped
 
+from r1_serve.calibration.command import command as calibrate_command
 from r1_serve.launch import pods
 from r1_serve.planning.command import command as plan_command
 from r1_serve.simulation.capacity import command as capacity_command
@@ -159,6 +160,7 @@ app.command("plan")(plan_command)
 pods.add_to(app)
 app.command("simulate")(simulate_command)
 app.command("capacity")(capacity_command)
+app.command("calibrate")(calibrate_command)
 
 
 def main() -> None:

@@ -47,7 +47,8 @@ class Linear:
         return self.step_s + self.sequence_s * sequences, self.kv_token_s
 
     def prefill(self, sequences: int, tokens: int, past: int, ranks: int) -> float:
-        return self.prompt_token_s * tokens / ranks + self.kv_token_s * past
+        alone = 0.0 if sequences else self.step_s  # no sequence decodes in this step: its fixed part is not paid yet
+        return alone + self.prompt_token_s * tokens / ranks + self.kv_token_s * past
 
 
 @dataclass

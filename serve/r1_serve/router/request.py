@@ -21,7 +21,8 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """None means: the checkpoint's default. ``max_tokens`` holds thinking and answer together,
+    """None means: the checkpoint's default. ``max_tokens`` holds thinking and answer together, as does ``min_tokens``,
+    before which neither ends,
     ``thinking_token_budget`` the thinking (-1: unlimited), and ``reasoning_effort`` is a word for that.
     ``loop_guard``: whether a thought in a loop is closed.
 
@@ -44,3 +45,4 @@ class ChatRequest:
     thinking_token_budget: int | None = None
     reasoning_effort: Effort | None = None
     loop_guard: bool = True
+    min_tokens: int = 0

@@ -266,7 +266,8 @@ def in_time(call: Call, error: R1Error | None, within_s: float) -> bool | None:
 
 
 def _sampling(request: ChatRequest, model: ServedModel, prompt_tokens: int) -> pb.Sampling:
-    """The request's sampling with the checkpoint's defaults, and max_tokens. Raises ContextLengthExceeded."""
+    """The request's sampling with the checkpoint's defaults, and max_tokens. Raises InvalidRequest,
+    ContextLengthExceeded."""
     room = model.max_model_len - prompt_tokens
     if room < 1 or (request.max_tokens or 0) > room:
         asked = f" and max_tokens {request.max_tokens}" if request.max_tokens else ""
@@ -274,6 +275,12 @@ def _sampling(request: ChatRequest, model: ServedModel, prompt_tokens: int) -> p
             f"{model.name} holds {model.max_model_len} tokens: the prompt's {prompt_tokens}{asked} do not fit, "
             + (f"at most {room} are left for max_tokens" if room > 0 else "shorten the messages"),
             field="messages" if room < 1 else "max_tokens",
+        )
+    max_tokens = request.max_tokens or min(model.default_max_tokens, room)
+    if request.min_tokens > max_tokens:
+        raise InvalidRequest(
+            f"min_tokens {request.min_tokens} is more than max_tokens {max_tokens}: ask for fewer, or give max_tokens",
+            field="min_tokens",
         )
     defaults = model.checkpoint.sampling
 
@@ -288,7 +295,8 @@ def _sampling(request: ChatRequest, model: ServedModel, prompt_tokens: int) -> p
         presence_penalty=request.presence_penalty,
         frequency_penalty=request.frequency_penalty,
         repetition_penalty=given(request.repetition_penalty, defaults.repetition_penalty),
-        max_tokens=request.max_tokens or min(model.default_max_tokens, room),
+        max_tokens=max_tokens,
+        min_tokens=request.min_tokens,
         stop_token_ids=model.checkpoint.eos_ids,
     )
 

@@ -158,6 +158,7 @@ class ChatBody(_Strict):
     seed: int | None = Field(default=None, ge=-(1 << 63), lt=1 << 63)
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
+    min_tokens: int | None = Field(default=None, ge=0, lt=1 << 31)
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
     stop: Annotated[
         Annotated[
@@ -194,6 +195,7 @@ class ChatBody(_Strict):
             repetition_penalty=self.repetition_penalty,
             seed=self.seed,
             max_tokens=self.max_tokens or self.max_completion_tokens,
+            min_tokens=self.min_tokens or 0,
             n=self.n or 1,
             stop=tuple(self.stop or ()),
             thinking_token_budget=thinking if budget is None else budget,

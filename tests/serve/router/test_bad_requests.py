@@ -24,6 +24,8 @@ async def http(world: Any) -> AsyncIterator[httpx.AsyncClient]:
 BAD = [
     ({"model": "gpt-9", "messages": ASK}, 404, "model_not_found", "model"),
     ({"messages": ASK, "max_tokens": -1}, 400, "invalid_request", "max_tokens"),
+    ({"messages": ASK, "min_tokens": -1}, 400, "invalid_request", "min_tokens"),
+    ({"messages": ASK, "max_tokens": 5, "min_tokens": 6}, 400, "invalid_request", "min_tokens"),
     ({"messages": []}, 400, "invalid_request", "messages"),
     ({"messages": ASK, "temperature": 5}, 400, "invalid_request", "temperature"),
     ({"messages": ASK, "temperature": "hot"}, 400, "invalid_request", "temperature"),
