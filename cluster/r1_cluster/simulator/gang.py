@@ -49,9 +49,13 @@ class Gang:
 
     def steps_now(self) -> int:
         """Done by now, between events too."""
-        if not self._ahead or self.step_s <= 0:
+        ahead = self._ahead
+        if ahead < 2 or self.step_s <= 0:
             return self.steps
-        return self.steps + min(self._ahead - 1, max(0, int((self._clock() - self.at) / self.step_s)))
+        done = int((self._clock() - self.at) / self.step_s)
+        if done <= 0:
+            return self.steps
+        return self.steps + (done if done < ahead else ahead - 1)
 
     def submit(self, job: Job, rank: int, now: float) -> None:
         """A job arrives: it joins at the next step."""
