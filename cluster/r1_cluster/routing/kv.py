@@ -114,7 +114,8 @@ def forecast_new(curves: Curves, shape: Shape, block: int = 1) -> KvForecast:
     """The KV of a request that starts now, in a cache of such blocks."""
     held = in_blocks(shape.prompt_tokens + AHEAD, block)
     both = held * curves.from_start(AHEAD, shape.opens_thought, shape.budget, shape.max_tokens)
-    both[1] *= held
+    variance = both[1]
+    variance *= held
     return KvForecast.of(both)
 
 

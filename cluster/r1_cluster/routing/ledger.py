@@ -68,7 +68,8 @@ class KvLedger:
         if not self.counts[row]:
             self.refreshed_at[row] = now
         self._placed[row][self._next] = _Placed(shape, progress, forecast.both)
-        self.forecasts[row] += forecast.both
+        held = self.forecasts[row]
+        held += forecast.both
         self.counts[row] += 1
         self._where[self._next] = row
         return self._next

@@ -54,11 +54,13 @@ class Histogram:
 
     def count(self, place: int, censored: bool) -> None:
         """One length by its bin."""
-        weight = self._weight
-        (self._censored if censored else self._ended)[place] += weight
+        if censored:
+            self._censored[place] += self._weight
+        else:
+            self._ended[place] += self._weight
         self.observations += 1
-        self._weight = weight = weight * self._growth
-        if weight > _REBASE:
+        self._weight *= self._growth
+        if self._weight > _REBASE:
             self._rebase()
 
     def merge(self, other: Histogram) -> None:
