@@ -67,7 +67,7 @@ class Job:
         return self.generated if gang is None else min(self.total, gang.steps_now() - self.base)
 
     def standing(self) -> tuple[int, int, bool]:
-        # Read of every running request whenever the router's forecasts are renewed: without calls where none are needed.
+        # Asked of all that runs whenever the router renews its forecasts: no call that can be left out.
         gang, generated = self.gang, self.generated
         if gang is not None:
             generated = gang.steps_now() - self.base
