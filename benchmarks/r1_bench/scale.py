@@ -1,4 +1,5 @@
-"""What simulating costs as the fleet grows: seconds a request and a token, and memory, from 8 to 10,000 GPUs.
+"""What simulating costs as the fleet grows: seconds a request and a token, and memory, from 8 to 10,000 GPUs, and
+whether a million requests take more of either.
 
 `python -m r1_bench.scale` runs each size in a process of its own and writes benchmarks/results/simulator_scale_*.
 """
@@ -28,6 +29,7 @@ fleet: {accelerator: H200}
 pools: [{layout: {tensor_parallel_size: 8, expert_parallel_size: 8}}]
 """
 SIZES = {8: 4_000, 80: 10_000, 1_000: 50_000, 10_000: 150_000}  # GPUs: requests
+LONG = (1_000, 1_000_000)  # the same, with the oldest forecasts alone: as `r1 simulate` does it for such a fleet
 COLUMNS = {
     "gpus": "GPUs",
     "ranks": "ranks",
@@ -71,6 +73,12 @@ def measure(plan: Plan, gpus: int, requests: int, per_gpu: float, refresh_s: flo
     }
 
 
+def combinations(sizes: list[int], requests: int | None, refresh: list[float]) -> list[tuple[int, int, float]]:
+    """GPUs, requests and refresh seconds of each run. ``requests``: instead of each size's own, and of the long run."""
+    runs = [(size, requests or SIZES.get(size, 20_000), each) for size in sizes for each in refresh]
+    return runs if requests or LONG[0] not in sizes else [*runs, (*LONG, max(refresh))]
+
+
 def table(result: dict[str, Any]) -> str:
     environment = result["environment"]
     lines = [
@@ -93,27 +101,26 @@ def main() -> None:
     parser.add_argument("--plan", help="default: R1 as TP8 on H200s")
     parser.add_argument("--workload", default="chat")
     parser.add_argument("--per-gpu", type=float, default=0.3, help="requests/s a GPU")
-    parser.add_argument("--refresh", type=float, nargs="*", default=[1.0, 10.0])
-    parser.add_argument("--sizes", type=int, nargs="*", default=list(SIZES), help="GPUs")
+    parser.add_argument("--refresh", type=float, nargs="+", default=[1.0, 10.0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="GPUs")
     parser.add_argument("--requests", type=int, help="instead of each size's own")
     parser.add_argument("--one", action="store_true", help="print the first combination as JSON; write nothing")
     args = parser.parse_args()
     plan = Plan.load(args.plan) if args.plan else Plan.from_yaml(PLAN)
+    runs = combinations(args.sizes, args.requests, args.refresh)
     if args.one:
-        size = args.sizes[0]
-        count = args.requests or SIZES.get(size, 20_000)
-        print(json.dumps(measure(plan, size, count, args.per_gpu, args.refresh[0], args.workload)))
+        gpus, requests, refresh = runs[0]
+        print(json.dumps(measure(plan, gpus, requests, args.per_gpu, refresh, args.workload)))
         return
     rows = []
-    for size in args.sizes:
-        for refresh in args.refresh:
-            command = [sys.executable, "-m", "r1_bench.scale", "--one", "--workload", args.workload]
-            command += ["--plan", args.plan] if args.plan else []
-            command += ["--per-gpu", str(args.per_gpu), "--refresh", str(refresh), "--sizes", str(size)]
-            command += ["--requests", str(args.requests)] if args.requests else []
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            rows.append(json.loads(done.stdout))
-            print(done.stdout, end="", flush=True)
+    for gpus, requests, refresh in runs:
+        command = [sys.executable, "-m", "r1_bench.scale", "--one", "--workload", args.workload]
+        command += ["--plan", args.plan] if args.plan else []
+        command += ["--per-gpu", str(args.per_gpu), "--refresh", str(refresh)]
+        command += ["--sizes", str(gpus), "--requests", str(requests)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        rows.append(json.loads(done.stdout))
+        print(done.stdout, end="", flush=True)
     result = {
         "environment": results.environment(),
         "plan": plan.name,

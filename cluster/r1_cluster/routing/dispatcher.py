@@ -70,7 +70,8 @@ class Decision(NamedTuple):
 
 
 class Dispatcher:
-    """``quantile``: reservations cover this share of requests; what they do not use is returned.
+    """``quantile``: reservations cover this share of requests; what they do not use is returned. ``remembered``: how
+    many decisions ``recent`` holds for who asks why.
 
     Where ``ranks`` is asked for, give a snapshot of the fleet, or ``table``, kept up to date by what changed.
     """
@@ -86,6 +87,7 @@ class Dispatcher:
         budgets: BudgetRules | None = None,
         quantile: float = 0.75,
         refresh_s: float = 1.0,
+        remembered: int = 256,
     ) -> None:
         self.policy = policy
         self.lengths = lengths or LengthForecast()
@@ -93,7 +95,7 @@ class Dispatcher:
         self.ledger = KvLedger(self.lengths, refresh_s)
         self.table = RankTable(self.ledger)
         self.admission = Admission(rules or Rules(), accounts or Accounts())
-        self.recent: deque[Decision] = deque(maxlen=256)
+        self.recent: deque[Decision] = deque(maxlen=remembered)
         self._budgets = budgets or BudgetRules()
         self._quantile = quantile
         self._last: tuple[Arrival, float, Estimate, Curves] | None = None
@@ -259,4 +261,5 @@ class Dispatcher:
     def _note(
         self, arrival: Arrival, estimate: Estimate, outcome: str, why: str | tuple[Choice, ...], now: float
     ) -> None:
-        self.recent.append(Decision(now, arrival.tenant.name, outcome, estimate.budget, why))
+        if self.recent.maxlen:
+            self.recent.append(Decision(now, arrival.tenant.name, outcome, estimate.budget, why))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 
 BUCKETS = 512  # to a full batch; what queues beyond lies in buckets of the same width
 
@@ -11,12 +12,12 @@ class Emptiest:
     """Rows by their load as a share of their seats, in steps of 1/``BUCKETS``; of one bucket, the one that came into it
     first is first."""
 
-    __slots__ = ("_buckets", "_lowest", "_of")
+    __slots__ = ("_buckets", "_held", "_of")
 
     def __init__(self) -> None:
-        self._buckets: dict[int, dict[int, None]] = {}
+        self._buckets: dict[int, dict[int, None]] = {}  # those that hold any
+        self._held: list[int] = []  # their numbers, in order
         self._of: dict[int, int] = {}
-        self._lowest = 0  # no bucket below it holds any
 
     def put(self, row: int, share: float) -> None:
         """``share`` infinite: it is not to be found."""
@@ -24,34 +25,32 @@ class Emptiest:
             self.discard(row)
             return
         bucket = int(share * BUCKETS)
-        old = self._of.get(row)
-        if old == bucket:
+        if self._of.get(row) == bucket:
             return
-        if old is not None:
-            del self._buckets[old][row]
-        self._buckets.setdefault(bucket, {})[row] = None
+        self.discard(row)
+        rows = self._buckets.get(bucket)
+        if rows is None:
+            self._buckets[bucket] = {row: None}
+            insort(self._held, bucket)
+        else:
+            rows[row] = None
         self._of[row] = bucket
-        if bucket < self._lowest:
-            self._lowest = bucket
 
     def discard(self, row: int) -> None:
         bucket = self._of.pop(row, None)
-        if bucket is not None:
-            del self._buckets[bucket][row]
+        if bucket is None:
+            return
+        rows = self._buckets[bucket]
+        del rows[row]
+        if not rows:
+            del self._buckets[bucket], self._held[bisect_left(self._held, bucket)]
 
     def first(self, most: int) -> list[int]:
         """Up to ``most`` rows."""
         found: list[int] = []
-        bucket, left = self._lowest, len(self._of)
-        empty = True
-        while left and len(found) < most:
-            held = self._buckets.get(bucket)
-            if held:
-                empty = False
-                left -= len(held)
-                found += held
-            elif empty:
-                self._lowest = bucket + 1
-            bucket += 1
+        for bucket in self._held:
+            found += self._buckets[bucket]
+            if len(found) >= most:
+                break
         del found[most:]
         return found

@@ -114,7 +114,8 @@ def forecast_new(curves: Curves, shape: Shape, block: int = 1) -> KvForecast:
     """The KV of a request that starts now, in a cache of such blocks."""
     held = in_blocks(shape.prompt_tokens + AHEAD, block)
     both = held * curves.from_start(AHEAD, shape.opens_thought, shape.budget, shape.max_tokens)
-    both[1] *= held
+    variance = both[1]
+    variance *= held
     return KvForecast.of(both)
 
 
@@ -129,13 +130,9 @@ def forecast_of_others(tokens: Floats, requests: Floats, alive: Floats) -> Float
     return both
 
 
-def forecast_running(curves: Curves, choices: Sequence[tuple[Shape, Progress]], block: int = 1) -> Floats:
-    """Each choice's forecast, N by 2 by horizons, all of them with the same curves."""
-    numbers: list[float] = []
-    for shape, progress in choices:
-        _, prompt_tokens, most, bound, _ = shape
-        numbers += (prompt_tokens, most, bound)
-        numbers += (progress.of if type(progress) is Following else progress).standing()
+def forecast_running(curves: Curves, numbers: Sequence[float], block: int = 1) -> Floats:
+    """Forecasts of N choices, N by 2 by horizons, all of them with the same curves. ``numbers``: of each choice in turn
+    its prompt tokens, ``max_tokens`` and budget, and its ``standing``."""
     columns = np.array(numbers, dtype=np.float64).reshape(-1, 6).T
     prompt, max_tokens, budget, generated, answered, thinking = columns
     alive = curves.survival(

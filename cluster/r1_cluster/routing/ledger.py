@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
-from numpy.typing import NDArray
 
 from r1_cluster.routing.kv import (
     HORIZON_COUNT,
     NOTHING,
+    Following,
     KvForecast,
     Progress,
     Shape,
@@ -17,16 +20,15 @@ from r1_cluster.routing.kv import (
 from r1_cluster.routing.lengths import LengthForecast, LengthKey
 from r1_cluster.routing.survival import Floats
 
-Rows = NDArray[np.intp]
-
 
 class _Placed:
     """A choice, and its own forecast as of the last reading."""
 
-    __slots__ = ("forecast", "progress", "shape")
+    __slots__ = ("bounds", "forecast", "key", "progress")
 
     def __init__(self, shape: Shape, progress: Progress, forecast: Floats) -> None:
-        self.shape, self.progress, self.forecast = shape, progress, forecast
+        self.key, self.bounds = shape.key, shape[1:4]
+        self.progress, self.forecast = progress, forecast
 
 
 class KvLedger:
@@ -40,7 +42,7 @@ class KvLedger:
     def __init__(self, lengths: LengthForecast, refresh_s: float = 1.0) -> None:
         self.forecasts = np.zeros((16, 2, HORIZON_COUNT))
         self.counts: list[int] = []
-        self.refreshed_at = np.full(16, np.inf)  # of ranks that have nothing: never due
+        self.refreshed_at: list[float] = []  # infinite of ranks that have nothing: never due
         self.block_tokens = 1  # of the ranks' caches
         self._lengths = lengths
         self._refresh_s = refresh_s
@@ -66,7 +68,8 @@ class KvLedger:
         if not self.counts[row]:
             self.refreshed_at[row] = now
         self._placed[row][self._next] = _Placed(shape, progress, forecast.both)
-        self.forecasts[row] += forecast.both
+        held = self.forecasts[row]
+        held += forecast.both
         self.counts[row] += 1
         self._where[self._next] = row
         return self._next
@@ -114,34 +117,34 @@ class KvLedger:
         row = self._rows.get(rank)
         if row is None or not self.counts[row]:
             return NOTHING
-        self.refresh(np.array([row]), now)
+        self.refresh((row,), now)
         return KvForecast.of(self.forecasts[row].copy())
 
-    def refresh(self, rows: Rows, now: float) -> list[int]:
+    def refresh(self, rows: Sequence[int], now: float) -> list[int]:
         """Read the growth on those of ``rows`` whose forecast is old. Returns them."""
-        old = self.refreshed_at[rows] <= now - self._refresh_s
-        if not np.count_nonzero(old):
-            return []
-        due: list[int] = rows[old].tolist()
+        refreshed_at, before = self.refreshed_at, now - self._refresh_s
+        due = [row for row in rows if refreshed_at[row] <= before]
         for row in due:
             self._read(row)
-            self.refreshed_at[row] = now
+            refreshed_at[row] = now
         return due
 
     def _read(self, row: int) -> None:
         """Forecast each choice anew from where it stands."""
-        by_key: dict[LengthKey, list[_Placed]] = {}
+        by_key: dict[LengthKey, tuple[list[_Placed], list[float]]] = {}
         for placed in self._placed[row].values():
-            key = placed.shape.key
-            some = by_key.get(key)
-            if some is None:
-                some = by_key[key] = []
+            group = by_key.get(placed.key)
+            if group is None:
+                group = by_key[placed.key] = [], []
+            some, numbers = group
             some.append(placed)
+            numbers += placed.bounds
+            progress = placed.progress
+            numbers += (progress.of if type(progress) is Following else progress).standing()
         total = self.forecasts[row]
         total[:] = 0.0
-        for key, some in by_key.items():
-            stand = [(p.shape, p.progress) for p in some]
-            forecasts = forecast_running(self._lengths.curves(key), stand, self.block_tokens)
+        for key, (some, numbers) in by_key.items():
+            forecasts = forecast_running(self._lengths.curves(key), numbers, self.block_tokens)
             total += np.add.reduce(forecasts)
             for placed, forecast in zip(some, forecasts, strict=True):
                 placed.forecast = forecast
@@ -150,13 +153,13 @@ class KvLedger:
         row = len(self._placed)
         self._placed.append({})
         self.counts.append(0)
+        self.refreshed_at.append(math.inf)
         if row == len(self.forecasts):
             self.forecasts = np.concatenate([self.forecasts, np.zeros_like(self.forecasts)])
-            self.refreshed_at = np.concatenate([self.refreshed_at, np.full(row, np.inf)])
         return row
 
     def _clear(self, row: int) -> None:
         self._placed[row] = {}
         self.forecasts[row] = 0.0
         self.counts[row] = 0
-        self.refreshed_at[row] = np.inf
+        self.refreshed_at[row] = math.inf

@@ -27,7 +27,7 @@ def seat(fleet: Fleet) -> Bools:
     anywhere and in a fair order. Only where no rank has one may a few wait in the engines: beside ranks with free seats
     they would wait there for a thought to end."""
     free: Bools = fleet.numbers[FEW] > 0.5
-    if free.any():
+    if np.count_nonzero(free):
         return free
     kept: Bools = fleet.numbers[LOAD] < fleet.numbers[SEATS]
     return kept

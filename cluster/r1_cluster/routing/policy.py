@@ -108,18 +108,18 @@ class Policy:
         if not ranks:
             return Choice(None)
         kept = {f.name: f.keeps(fleet) for f in filters}
-        points = {s.name: s.weight * s.score(fleet) for s in self.scorers}
-        passed = reduce(and_, kept.values()) if kept else np.ones(len(ranks), dtype=np.bool_)
-        total = reduce(add, points.values()) if points else np.zeros(len(ranks))
-        # From here on as plain numbers: a dozen comparisons cost less than a call that does them all.
-        scores = [score if ok else -math.inf for score, ok in zip(total.tolist(), passed.tolist(), strict=True)]
-        top = max(scores)
-        if top == -math.inf:
-            return Choice(None, ranks, kept)
-        least = top - self.margin
+        points = {s.name: s.score(fleet) if s.weight == 1.0 else s.weight * s.score(fleet) for s in self.scorers}
+        # As plain numbers where that is less: a dozen comparisons cost less than a call that does them all.
+        scores = reduce(add, points.values()).tolist() if points else [0.0] * len(ranks)
+        passed = reduce(and_, kept.values()).tolist() if kept else [True] * len(ranks)
+        if False in passed:
+            scores = [score if ok else -math.inf for score, ok in zip(scores, passed, strict=True)]
+            if True not in passed:
+                return Choice(None, ranks, kept)
+        least = max(scores) - self.margin
         equals = [index for index, score in enumerate(scores) if score >= least]
         best = equals[0]
         if len(equals) > 1:
-            picks = fleet.numbers[LAST_PICK]
+            picks = fleet.numbers[LAST_PICK].tolist()
             best = min(equals, key=lambda i: (picks[i], ranks[i].worker_id))
         return Choice(ranks[best], ranks, kept, points)

@@ -102,9 +102,11 @@ class Curve:
         begun, more = np.asarray(age, dtype=np.float64), np.asarray(ahead, dtype=np.float64)
         now: Floats = np.interp(begun, EDGES, self.alive, right=0.0)
         then: Floats = np.interp(begun + more, EDGES, self.alive, right=0.0)
-        # Past all that was ever seen the next token is taken to be the last.
-        unseen = np.where(more <= 0, 1.0, 0.0)
-        alive: Floats = np.divide(then, now, out=unseen + 0.0 * then, where=now > 0)
+        if np.count_nonzero(now) == now.size:
+            alive: Floats = then / now
+        else:  # Past all that was ever seen the next token is taken to be the last.
+            unseen = np.where(more <= 0, 1.0, 0.0)
+            alive = np.divide(then, now, out=unseen + 0.0 * then, where=now > 0)
         return np.minimum(alive, 1.0)
 
     def quantile(self, q: float, age: float = 0.0) -> float:

@@ -25,7 +25,7 @@ from r1_cluster.routing.fleet import (
     RankView,
     numbers_of,
 )
-from r1_cluster.routing.ledger import KvLedger, Rows
+from r1_cluster.routing.ledger import KvLedger
 
 
 class RankTable:
@@ -43,7 +43,7 @@ class RankTable:
         self._gangs: dict[str, set[int]] = {}  # its rows
         self._gang_of: dict[int, str] = {}
         self._shared = False  # whether any gang has several rows
-        self._rows: Rows | None = None
+        self._rows: list[int] | None = None
         self._ids: dict[str, int] = {}
         self._step_s: dict[int, float] = {}
         self._usage: dict[int, float] = {}
@@ -60,7 +60,7 @@ class RankTable:
         if not self.kv_tokens:
             return 0.0
         self._settle()
-        rows = np.array(list(self._views), dtype=np.intp)
+        rows = self.every()
         peaks = self._ledger.forecasts[rows, 0].max(axis=1) + self._numbers[KV_OF_OTHERS, rows]
         return float(peaks.sum()) / self.kv_tokens
 
@@ -134,29 +134,32 @@ class RankTable:
         """The ledger's entries of a row, or its own numbers, are not what they were."""
         self._changed.add(row)
 
-    def every(self) -> Rows:
+    def every(self) -> list[int]:
         if self._rows is None:
-            self._rows = np.array(list(self._views), dtype=np.intp)
+            self._rows = list(self._views)
         return self._rows
 
-    def shortlist(self, most: int, also: Iterable[str] = ()) -> Rows:
+    def shortlist(self, most: int, also: Iterable[str] = ()) -> list[int]:
         """The ``most`` emptiest ranks that do not drain, and those named in ``also``."""
         self._settle()
         chosen = self._emptiest.first(most)
-        if also:
-            ids = self._ids
-            chosen = list(dict.fromkeys([*chosen, *(ids[rank] for rank in also if rank in ids)]))
-        return np.array(chosen, dtype=np.intp)
+        for rank in also:
+            row = self._ids.get(rank)
+            if row is not None and row not in chosen:
+                chosen.append(row)
+        return chosen
 
-    def ids(self, rows: Rows) -> list[str]:
-        return [self._views[row].worker_id for row in rows.tolist()]
+    def ids(self, rows: Sequence[int]) -> list[str]:
+        views = self._views
+        return [views[row].worker_id for row in rows]
 
-    def fleet(self, rows: Rows, demand: Demand) -> Fleet:
+    def fleet(self, rows: Sequence[int], demand: Demand) -> Fleet:
         self._settle()
-        views = tuple(map(self._views.__getitem__, rows.tolist()))
-        numbers = self._numbers.take(rows, axis=1)
+        views = tuple(map(self._views.__getitem__, rows))
+        where = np.array(rows, dtype=np.intp)
+        numbers = self._numbers.take(where, axis=1)
         tops = self._top.take(numbers[GANG].astype(np.intp), axis=1) if self._shared else None
-        return Fleet(demand, views, numbers, self._ledger.forecasts.take(rows, axis=0), tops)
+        return Fleet(demand, views, numbers, self._ledger.forecasts.take(where, axis=0), tops)
 
     def _settle(self) -> None:
         """Bring the numbers of what changed up to date."""
@@ -167,13 +170,13 @@ class RankTable:
             if view is None:
                 continue
             load, usage, held = max(self._reported[row], ledger.counts[row]), self._usage[row], ledger.held(row)
-            share = load / view.max_num_seqs
+            share, kv_tokens = load / view.max_num_seqs, view.kv_tokens
             self._emptiest.put(row, math.inf if view.draining else share)
-            now = max(usage * view.kv_tokens, held)
+            now = max(usage * kv_tokens, held)
             numbers[LOAD, row] = load
             numbers[FEW, row] = 1.0 / (1.0 + share)
             numbers[FREE, row] = 1.0 - min(1.0, usage)
-            numbers[KV_ROOM, row] = view.kv_tokens if load and view.kv_tokens else math.inf
+            numbers[KV_ROOM, row] = kv_tokens if load and kv_tokens else math.inf
             numbers[KV_OF_OTHERS, row] = now - held
             numbers[KV_NOW, row] = now
             if self._shared:

@@ -66,14 +66,17 @@ class Modelled:
         return self.engine.overheads.ttft
 
     def line(self, sequences: int) -> tuple[float, float]:
-        n = sequences if sequences < 64 else _rounded(sequences, 1.02)
-        line = self._lines.get(n)
+        line = self._lines.get(sequences)
         if line is None:
-            low, high = 256.0, 8192.0
-            a, b = (self.engine.decode_seconds(n, context, self.speculation) for context in (low, high))
-            slope = (b - a) / (n * (high - low))
-            line = self._lines[n] = (a - slope * n * low, slope)
+            n = sequences if sequences < 64 else _rounded(sequences, 1.02)
+            line = self._lines[sequences] = self._lines[n] = self._lines.get(n) or self._line(n)
         return line
+
+    def _line(self, n: int) -> tuple[float, float]:
+        low, high = 256.0, 8192.0
+        a, b = (self.engine.decode_seconds(n, context, self.speculation) for context in (low, high))
+        slope = (b - a) / (n * (high - low))
+        return a - slope * n * low, slope
 
     def prefill(self, sequences: int, tokens: int, past: int, ranks: int) -> float:
         n, m = _rounded(sequences, 2.0), _rounded(tokens, 1.1)

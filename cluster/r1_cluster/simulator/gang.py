@@ -49,9 +49,13 @@ class Gang:
 
     def steps_now(self) -> int:
         """Done by now, between events too."""
-        if not self._ahead or self.step_s <= 0:
+        ahead = self._ahead
+        if ahead < 2 or self.step_s <= 0:
             return self.steps
-        return self.steps + min(self._ahead - 1, max(0, int((self._clock() - self.at) / self.step_s)))
+        done = int((self._clock() - self.at) / self.step_s)
+        if done <= 0:
+            return self.steps
+        return self.steps + (done if done < ahead else ahead - 1)
 
     def submit(self, job: Job, rank: int, now: float) -> None:
         """A job arrives: it joins at the next step."""
@@ -167,7 +171,7 @@ class Gang:
 
     def _prefilled(self) -> None:
         """The step that is done had prompts in it: those that are through have their first token."""
-        for index in sorted(self._busy) if len(self._busy) > 1 else list(self._busy):
+        for index in sorted(self._busy):
             rank = self.ranks[index]
             for job in rank.prefilled():
                 self._start(job, rank)
@@ -225,7 +229,7 @@ class Gang:
             n = len(rank.running)
             if not n:
                 continue
-            context = rank.context + n * (steps - rank.since)
+            context = rank.context + n * (steps - rank.since)  # as ``used`` and ``settle`` have it
             free = kv - context - rank.reserved - n * BLOCK // 2
             while free < n and n > 1:
                 job = next(reversed(rank.running.values()))
@@ -236,6 +240,10 @@ class Gang:
                 self._busy.add(job.rank)
                 n, context = n - 1, rank.context
                 free = kv - rank.used(steps)
-            room = min(room, free // n)
-            widest, most = max(widest, context), max(most, n)
+            if free // n < room:
+                room = free // n
+            if context > widest:
+                widest = context
+            if n > most:
+                most = n
         return max(1, room), widest, most

@@ -67,7 +67,11 @@ class Job:
         return self.generated if gang is None else min(self.total, gang.steps_now() - self.base)
 
     def standing(self) -> tuple[int, int, bool]:
-        gang = self.gang
-        generated = self.generated if gang is None else min(self.total, gang.steps_now() - self.base)
+        # Asked of all that runs whenever the router renews its forecasts: no call that can be left out.
+        gang, generated = self.gang, self.generated
+        if gang is not None:
+            generated = gang.steps_now() - self.base
+            if generated > self.total:
+                generated = self.total
         answered = generated - self.thinking_tokens
         return (generated, answered, False) if answered >= 0 else (generated, 0, True)

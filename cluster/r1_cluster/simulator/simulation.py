@@ -90,6 +90,7 @@ class Simulation:
             budgets=limits.thinking,
             prefix=PrefixIndex(PREFIX_BLOCK, max_blocks=max(1, largest // PREFIX_BLOCK)),
             refresh_s=self.refresh_s,
+            remembered=0,  # nobody asks why
         )
         waiting = limits.max_waiting_requests
         self._units = Units(units, self.dispatcher, self._agenda, max_waiting_requests=waiting)

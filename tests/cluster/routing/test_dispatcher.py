@@ -59,6 +59,13 @@ def test_a_request_starts_on_a_rank_and_says_why(desk: Dispatcher) -> None:
     assert last.explanation.startswith("picked a; a=")
 
 
+def test_where_nobody_asks_why_no_decision_is_kept() -> None:
+    desk = Dispatcher(policy("thinking_aware"), remembered=0)
+    offer(desk)
+    assert start(desk).choices[0].explain().startswith("picked a; a=")
+    assert not desk.recent
+
+
 def test_what_was_just_placed_counts_before_any_rank_reports_it(desk: Dispatcher) -> None:
     picked = []
     for _ in range(4):
