@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,13 @@ class ChatError(RuntimeError):
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one chunk brought. ``tokens``: completion tokens, in the last chunk alone."""
+    """What one chunk brought. ``tokens``: completion tokens, in the last chunk alone, with the whole ``usage``."""
 
     thinking: str = ""
     answer: str = ""
     finish_reason: str | None = None
     tokens: int | None = None
+    usage: Mapping[str, Any] | None = None
 
 
 async def chat(client: httpx.AsyncClient, question: str, **options: Any) -> AsyncIterator[Chunk]:
@@ -47,7 +48,7 @@ def read(event: dict[str, Any]) -> Chunk:
     if "error" in event:
         raise ChatError(event["error"]["message"])
     if not event["choices"]:
-        return Chunk(tokens=event["usage"]["completion_tokens"])
+        return Chunk(tokens=event["usage"]["completion_tokens"], usage=event["usage"])
     choice = event["choices"][0]
     delta = choice["delta"]
     return Chunk(delta.get("reasoning") or "", delta.get("content") or "", choice["finish_reason"])

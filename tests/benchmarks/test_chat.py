@@ -12,7 +12,8 @@ from r1_bench.chat import ChatError, Chunk, chat
 THINKING = {"choices": [{"index": 0, "delta": {"reasoning_content": "1", "reasoning": "1"}, "finish_reason": None}]}
 ANSWER = {"choices": [{"index": 0, "delta": {"content": "2"}, "finish_reason": None}]}
 END = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
-USAGE = {"choices": [], "usage": {"completion_tokens": 3}}
+COUNTS = {"completion_tokens": 3}
+USAGE = {"choices": [], "usage": COUNTS}
 ERROR = {"error": {"message": "the rank is gone"}}
 
 
@@ -28,7 +29,7 @@ async def test_thinking_answer_end_and_tokens_come_apart() -> None:
         Chunk(thinking="1"),
         Chunk(answer="2"),
         Chunk(finish_reason="stop"),
-        Chunk(tokens=3),
+        Chunk(tokens=3, usage=COUNTS),
     ]
 
 

@@ -55,21 +55,22 @@ def calibrate(steps: Sequence[Step], firsts: Sequence[First]) -> Calibration:
     columns = np.array([(1.0, step.sequences, step.cached) for step in steps])
     measured = np.array([step.seconds for step in steps])
     step_s, sequence_s, kv_token_s = _fit(columns, measured)
-    prompts = np.array([(1.0, first.prompt_tokens) for first in firsts])
+    prompts = np.array([(1.0, first.prompt_tokens, first.prompt_tokens**2 / 2) for first in firsts])
     waits = np.array([first.seconds for first in firsts])
-    fixed_s, prompt_token_s = _fit(prompts, waits)
+    fixed_s, prompt_token_s, prompt_pair_s = _fit(prompts, waits)
     linear = Linear(
         step_s=float(step_s),
         sequence_s=float(sequence_s),
         kv_token_s=float(kv_token_s),
         prompt_token_s=float(prompt_token_s),
         kv_tokens=0,
+        prompt_pair_s=float(prompt_pair_s),
         first_token_s=max(0.0, float(fixed_s - step_s)),  # the step that computes it has its fixed part, too
     )
     return Calibration(
         linear,
         _errors(columns @ (step_s, sequence_s, kv_token_s), measured),
-        _errors(prompts @ (fixed_s, prompt_token_s), waits),
+        _errors(prompts @ (fixed_s, prompt_token_s, prompt_pair_s), waits),
     )
 
 

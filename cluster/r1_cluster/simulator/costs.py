@@ -28,13 +28,15 @@ class Costs(Protocol):
     def line(self, sequences: int) -> tuple[float, float]:
         """Seconds of a decode step: a + b x cached tokens of the whole gang."""
 
-    def prefill(self, sequences: int, tokens: int, past: int, ranks: int) -> float:
-        """Seconds that ``tokens`` new prompt tokens after ``past`` cached ones, on ``ranks`` ranks, add to a step."""
+    def prefill(self, sequences: int, tokens: int, past: int, ranks: int, prompts: int) -> float:
+        """Seconds that ``tokens`` new tokens of ``prompts`` prompts, after ``past`` cached ones, on ``ranks`` ranks,
+        add to a step."""
 
 
 @dataclass(frozen=True)
 class Linear:
-    """Seconds a step, a sequence in it, a KV token read and a prompt token computed: what a calibration measures."""
+    """Seconds a step, a sequence in it, a KV token read, a prompt token computed, and a pair of one and a token before
+    it: what a calibration measures."""
 
     step_s: float
     sequence_s: float
@@ -42,13 +44,15 @@ class Linear:
     prompt_token_s: float
     kv_tokens: int
     first_token_s: float = 0.0
+    prompt_pair_s: float = 0.0
 
     def line(self, sequences: int) -> tuple[float, float]:
         return self.step_s + self.sequence_s * sequences, self.kv_token_s
 
-    def prefill(self, sequences: int, tokens: int, past: int, ranks: int) -> float:
+    def prefill(self, sequences: int, tokens: int, past: int, ranks: int, prompts: int) -> float:
         alone = 0.0 if sequences else self.step_s  # no sequence decodes in this step: its fixed part is not paid yet
-        return alone + self.prompt_token_s * tokens / ranks + self.kv_token_s * past
+        pairs = tokens * (past + tokens / (2 * prompts))
+        return alone + (self.prompt_token_s * tokens + self.prompt_pair_s * pairs) / ranks + self.kv_token_s * past
 
 
 @dataclass
@@ -78,15 +82,15 @@ class Modelled:
         slope = (b - a) / (n * (high - low))
         return a - slope * n * low, slope
 
-    def prefill(self, sequences: int, tokens: int, past: int, ranks: int) -> float:
+    def prefill(self, sequences: int, tokens: int, past: int, ranks: int, prompts: int) -> float:
         n, m = _rounded(sequences, 2.0), _rounded(tokens, 1.1)
         key = (n, m, _rounded(past, 1.5), _rounded(ranks, 1.25))
         each = self._prefills.get(key)
         if each is None:
             running = Batch.decodes(n, 2048) if self.engine.overheads.mixed else Batch()
             # Batch.prompts counts prompts of equal length: one a rank.
-            prompts = Batch.prompts(m / key[3], past=key[2], count=key[3], ranks=key[3])
-            added = self.engine.seconds(running.beside(prompts)) - self.engine.seconds(running)
+            chunk = Batch.prompts(m / key[3], past=key[2], count=key[3], ranks=key[3])
+            added = self.engine.seconds(running.beside(chunk)) - self.engine.seconds(running)
             # Pipeline stages work on different microbatches: a prompt holds up the others by one stage's time.
             each = self._prefills[key] = added * self.engine.overheads.prefill / m / self.engine.split.pipeline
         return each * tokens

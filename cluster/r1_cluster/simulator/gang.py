@@ -115,7 +115,7 @@ class Gang:
         ranks, steps = self.ranks, self.steps
         full, widest, most = self._preempt()
         n = self._running
-        chunk = self._chunk() if self._busy else (0, 0, 0)
+        chunk = self._chunk() if self._busy else (0, 0, 0, 0)
         if not n and not chunk[0]:
             self._ahead, self.due, self.step_s = 0, math.inf, 0.0
             self.idle_since = self.at
@@ -158,16 +158,18 @@ class Gang:
             self._ahead = k
             self.due = self.at + self._time(k)
 
-    def _chunk(self) -> tuple[int, int, int]:
-        """Prompt tokens of the next step, the cached ones before them on the busiest rank, ranks with any."""
-        tokens = past = ranks = 0
+    def _chunk(self) -> tuple[int, int, int, int]:
+        """Prompt tokens of the next step, the cached ones before them on the busiest rank, ranks with any, and of how
+        many prompts they are."""
+        tokens = past = ranks = prompts = 0
         for index in self._busy:
             rank = self.ranks[index]
             if rank.prefilling:
                 first = rank.prefilling[0]
-                tokens, ranks = tokens + rank.chunk(), ranks + 1
+                mine, of = rank.chunk()
+                tokens, ranks, prompts = tokens + mine, ranks + 1, prompts + of
                 past = max(past, first.prompt + first.generated - first.to_prefill)
-        return tokens, past, ranks
+        return tokens, past, ranks, prompts
 
     def _prefilled(self) -> None:
         """The step that is done had prompts in it: those that are through have their first token."""

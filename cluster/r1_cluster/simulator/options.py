@@ -49,13 +49,16 @@ def parse_budgets(text: str) -> list[int | None]:
 
 
 def load_profile(path: Path) -> Linear:
-    """Measured seconds: ``step_s``, ``sequence_s``, ``kv_token_s``, ``prompt_token_s``, optional ``first_token_s``."""
+    """Measured seconds: ``step_s``, ``sequence_s``, ``kv_token_s``, ``prompt_token_s``, optional ``first_token_s``,
+    ``prompt_pair_s``. ``r1 calibrate`` writes such a file."""
     names = [f.name for f in fields(Linear) if f.name != "kv_tokens"]
+    needed = names[:4]
     source = f"profile {path}"
     text = read_text(path, source=source, error=SimulationError)
     value = read_mapping(text, source=source, error=SimulationError)
-    if not set(names[:-1]) <= set(value) <= set(names):
-        raise SimulationError(f"profile {path}: expected {', '.join(names[:-1])} and perhaps {names[-1]}")
+    if not set(needed) <= set(value) <= set(names):
+        perhaps = ", ".join(names[len(needed) :])
+        raise SimulationError(f"profile {path}: expected {', '.join(needed)} and perhaps {perhaps}: see r1 calibrate")
     for name, seconds in value.items():
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e3:
             raise SimulationError(f"profile {path}: {name} is {seconds!r}: expected seconds from 0")

@@ -101,15 +101,16 @@ class Rank:
         self.reserved -= job.prompt + job.generated
         self._remember(job, steps)
 
-    def chunk(self) -> int:
-        """Prompt tokens of the next step."""
+    def chunk(self) -> tuple[int, int]:
+        """Prompt tokens of the next step, and of how many prompts they are."""
         room = max(1, self.limits.max_num_batched_tokens - len(self.running))
-        mine = 0
+        mine = prompts = 0
         for job in self.prefilling:
             mine += min(room - mine, job.to_prefill)
+            prompts += 1
             if mine >= room:
                 break
-        return mine
+        return mine, prompts
 
     def prefilled(self) -> list[Job]:
         """A step with prompts is done. Returns those that are through."""

@@ -23,6 +23,7 @@ COSTS = {
     "sequence_s": "each sequence in it",
     "kv_token_s": "each cached token of the gang",
     "prompt_token_s": "each prompt token computed",
+    "prompt_pair_s": "each pair of one and a token before it",
     "first_token_s": "a first token's way besides the steps",
 }
 

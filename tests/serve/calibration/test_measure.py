@@ -1,0 +1,102 @@
+"""A grid over a fleet whose costs are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from r1_cluster.simulator.calibration import calibrate
+from r1_cluster.simulator.options import load_profile
+from r1_serve.calibration.command import profile
+from r1_serve.calibration.measure import Grid, Measured, measure, step_of
+from r1_serve.calibration.router import CalibrationFailed, Fleet, Router, Stream
+
+FLEET = Fleet("r1", "a-plan", max_model_len=4096, gangs=2, ranks=4, running=0, waiting=0)
+STEP_S, SEQUENCE_S, PROMPT_TOKEN_S = 0.01, 0.001, 1e-4
+
+
+class Known(Router):
+    """Steps of a gang take STEP_S and SEQUENCE_S for each of its sequences; a number is two tokens."""
+
+    def __init__(self, fleet: Fleet = FLEET, *, quiet: bool = True) -> None:
+        self.state, self.quiet = fleet, quiet
+        self.batches: list[int] = []
+
+    async def fleet(self) -> Fleet:
+        return self.state
+
+    async def idle(self, within_s: float = 0.0) -> bool:
+        return self.quiet
+
+    async def prompt_tokens(self, prompt: str) -> int:
+        return 4 + 2 * len(prompt.split())
+
+    async def first_token(self, prompt: str) -> float:
+        return 0.02 + PROMPT_TOKEN_S * await self.prompt_tokens(prompt)
+
+    async def together(self, prompts: Sequence[str], max_tokens: int, seconds: float, tokens: int) -> list[Stream]:
+        self.batches.append(len(prompts))
+        step = STEP_S + SEQUENCE_S * len(prompts) / self.state.gangs
+        return [timed(0.1 + step * (number % 3), step, 60) for number, _ in enumerate(prompts)]
+
+
+def timed(first: float, step: float, tokens: int) -> Stream:
+    stream = Stream()
+    stream.times = [first + step * n for n in range(tokens)]
+    return stream
+
+
+async def test_the_costs_of_a_gang_come_back_whatever_the_ranks() -> None:
+    router = Known()
+    found = await measure(router, Grid.up_to(16, 1.0))
+    assert router.batches == [4, 8, 16, 32, 64, 4, 16], "so many on each of four ranks, then the longer prompts"
+    assert [step.sequences for step in found.steps] == [2, 4, 8, 16, 32, 2, 8], "of one of two gangs"
+    linear = calibrate(found.steps, found.firsts).linear
+    assert linear.step_s == pytest.approx(STEP_S, rel=0.05)
+    assert linear.sequence_s == pytest.approx(SEQUENCE_S, rel=0.05)
+    assert linear.prompt_token_s == pytest.approx(PROMPT_TOKEN_S)
+
+
+async def test_a_profile_is_what_a_simulation_reads(tmp_path: object) -> None:
+    found = await measure(Known(), Grid.up_to(8, 1.0))
+    fitted = calibrate(found.steps, found.firsts)
+    path = tmp_path / "profile.yaml"  # type: ignore[operator]
+    path.write_text(profile(found, fitted, "http://router"))
+    read = load_profile(path)
+    assert read.step_s == pytest.approx(fitted.linear.step_s, rel=1e-3)
+    assert read.first_token_s == pytest.approx(fitted.linear.first_token_s, rel=1e-3)
+    assert "a-plan: 2 gangs of 2 ranks" in path.read_text()
+
+
+async def test_a_busy_fleet_is_not_measured_unless_told() -> None:
+    busy = Known(replace(FLEET, running=3, waiting=1), quiet=False)
+    with pytest.raises(CalibrationFailed, match=r"3 requests run on r1 and 1 wait: .* --force"):
+        await measure(busy, Grid.up_to(4, 1.0))
+    assert isinstance(await measure(busy, Grid.up_to(4, 1.0), force=True), Measured)
+
+
+async def test_a_context_too_short_to_measure_is_said() -> None:
+    with pytest.raises(CalibrationFailed, match="512 tokens is too short"):
+        await measure(Known(replace(FLEET, max_model_len=512)), Grid.up_to(4, 1.0))
+
+
+def test_a_step_counts_only_while_all_run() -> None:
+    early, late = timed(0.0, 0.1, 100), timed(2.05, 0.1, 100)  # the first 2 s are not of two sequences
+    early.times = [at / 2 for at in early.times if at < 4.1] + [at for at in early.times if at > 2.05]
+    found = step_of([early, late], prompt_tokens=50, gangs=1)
+    assert found.seconds == pytest.approx(0.1, rel=0.02)
+    assert found.sequences == 2
+    assert 100 < found.cached < 300
+
+
+def test_answers_that_never_run_at_once_tell_nothing() -> None:
+    with pytest.raises(CalibrationFailed, match="hardly ran at once"):
+        step_of([timed(0.0, 0.1, 5), timed(9.0, 0.1, 5)], prompt_tokens=50, gangs=1)
+
+
+def test_batches_double_up_to_the_most() -> None:
+    assert Grid.up_to(48, 1.0).batches == (1, 2, 4, 8, 16, 32, 48)
+    assert Grid.up_to(48, 1.0).long == (1, 4)
+    assert math.isclose(Grid.up_to(2, 0.5).seconds, 0.5)
