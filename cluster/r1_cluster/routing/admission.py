@@ -14,11 +14,11 @@ from typing import NamedTuple, Protocol
 
 from r1_cluster.routing.budget import Asked, Budget
 from r1_cluster.routing.drain import Drain
-from r1_cluster.routing.fairness import FairQueue
 from r1_cluster.routing.kv import Shape
 from r1_cluster.routing.prefix import Chain
 from r1_cluster.routing.quota import Accounts
 from r1_cluster.routing.tenants import Tenant
+from r1_cluster.routing.turns import SharedQueue
 
 UNASKED = Asked()
 
@@ -120,7 +120,11 @@ class Admission:
         self._queued_tokens = 0.0
         self._accounts = accounts
         self._drain = drain or Drain()
-        self._queue: FairQueue[Ticket] = FairQueue(withdrawn=lambda ticket: ticket.state is not State.QUEUED)
+        self.queue: SharedQueue[Ticket] = SharedQueue(
+            since=lambda ticket: ticket.queued_at,
+            cost=lambda ticket: ticket.estimate.tokens / ticket.arrival.tenant.weight,
+            withdrawn=lambda ticket: ticket.state is not State.QUEUED,
+        )
 
     def saturation(self, room: Room, now: float, besides: Ticket | None = None, at_least: float = 0.0) -> float:
         """0 idle; ``full_at`` as much as fits and none waiting ``besides`` that one; 1 about to refuse. What lies below
@@ -155,7 +159,7 @@ class Admission:
         ticket = Ticket(arrival, estimate, queued_at=now)
         self.queued += 1
         self._queued_tokens += estimate.tokens
-        self._queue.put(tenant.name, ticket, arrival.priority)
+        self.queue.put(tenant.name, ticket, arrival.priority)
         return ticket
 
     def turns(self, now: float) -> Iterator[Ticket]:
@@ -164,11 +168,15 @@ class Admission:
         Who does not fit lets others pass, but not for long: once it has waited ``patience_s`` nothing passes it, or
         short calls would starve the long thoughts.
         """
-        for ticket in self._queue.heads():
+        for ticket in self.queue.heads():
             if self._may_run(ticket, now):
                 yield ticket
                 if now - ticket.queued_at >= self.rules.patience_s:
                     return
+
+    def gives_way(self, ticket: Ticket, now: float) -> bool:
+        """Whether ``ticket``, one of the turns for which there is room, leaves that to another router's."""
+        return self.queue.gives_way(ticket.arrival.tenant.name, now)
 
     def start(self, ticket: Ticket, estimate: Estimate, now: float) -> None:
         """``ticket``, one of the turns, runs; ``estimate`` is its forecast with the budget it starts with."""
@@ -177,7 +185,7 @@ class Admission:
         account = self._accounts.of(tenant.name)
         account.running += 1
         self._accounts.reserve(tenant.name, estimate.tokens - ticket.estimate.tokens, tenant.quota, now)
-        self._queue.take(tenant.name, estimate.tokens, tenant.weight)
+        self.queue.take(tenant.name, estimate.tokens, tenant.weight)
         ticket.estimate, ticket.state, ticket.started_at = estimate, State.RUNNING, now
 
     def end(self, ticket: Ticket, used_tokens: int, now: float) -> None:
@@ -187,7 +195,7 @@ class Admission:
             self._leave_queue(ticket)
         elif ticket.state is State.RUNNING:
             self._accounts.of(tenant.name).running -= 1
-            self._queue.correct(tenant.name, used_tokens - charged, tenant.weight)
+            self.queue.correct(tenant.name, used_tokens - charged, tenant.weight)
             self._drain.freed(used_tokens, now)
         else:
             return
