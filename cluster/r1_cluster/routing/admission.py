@@ -7,7 +7,7 @@ and ``end`` move it on; ``end`` returns what was reserved and not used.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -18,7 +18,7 @@ from r1_cluster.routing.kv import Shape
 from r1_cluster.routing.prefix import Chain
 from r1_cluster.routing.quota import Accounts
 from r1_cluster.routing.tenants import Tenant
-from r1_cluster.routing.turns import SharedQueue
+from r1_cluster.routing.turns import Line, SharedQueue
 
 UNASKED = Asked()
 
@@ -120,7 +120,7 @@ class Admission:
         self._queued_tokens = 0.0
         self._accounts = accounts
         self._drain = drain or Drain()
-        self.queue: SharedQueue[Ticket] = SharedQueue(
+        self._queue: SharedQueue[Ticket] = SharedQueue(
             since=lambda ticket: ticket.queued_at,
             cost=lambda ticket: ticket.estimate.tokens / ticket.arrival.tenant.weight,
             withdrawn=lambda ticket: ticket.state is not State.QUEUED,
@@ -159,24 +159,34 @@ class Admission:
         ticket = Ticket(arrival, estimate, queued_at=now)
         self.queued += 1
         self._queued_tokens += estimate.tokens
-        self.queue.put(tenant.name, ticket, arrival.priority)
+        self._queue.put(tenant.name, ticket, arrival.priority)
         return ticket
 
     def turns(self, now: float) -> Iterator[Ticket]:
-        """The requests that may start, in the order of their turns; tenants at their limit of running ones left out.
+        """The requests that may start, in the order of their turns; tenants at their limit of running ones left out."""
+        return (ticket for ticket in self._queue.heads() if self._may_run(ticket, now))
 
-        Who does not fit lets others pass, but not for long: once it has waited ``patience_s`` nothing passes it, or
-        short calls would starve the long thoughts.
-        """
-        for ticket in self.queue.heads():
-            if self._may_run(ticket, now):
-                yield ticket
-                if now - ticket.queued_at >= self.rules.patience_s:
-                    return
+    def stops(self, ticket: Ticket, now: float) -> bool:
+        """Whether ``ticket``, which does not fit yet, lets no others pass. It does, but not for long: once it has waited
+        ``patience_s`` nothing passes it, or short calls would starve the long thoughts."""
+        return now - ticket.queued_at >= self.rules.patience_s
 
     def gives_way(self, ticket: Ticket, now: float) -> bool:
         """Whether ``ticket``, one of the turns for which there is room, leaves that to another router's."""
-        return self.queue.gives_way(ticket.arrival.tenant.name, now)
+        return self._queue.gives_way(ticket.arrival.tenant.name, now)
+
+    @property
+    def contended(self) -> bool:
+        """Whether other routers should hear of the queue at once: something waits, or they still think so."""
+        return self.queued > 0 or self._queue.said_waiting
+
+    def report(self, now: float) -> dict[str, Line]:
+        """By tenant, what other routers with the same ranks are to know."""
+        return self._queue.report(now, lambda ticket: self._may_run(ticket, now))
+
+    def hear(self, router_id: str, lines: Mapping[str, Line], now: float) -> None:
+        """Another router's report."""
+        self._queue.hear(router_id, lines, now)
 
     def start(self, ticket: Ticket, estimate: Estimate, now: float) -> None:
         """``ticket``, one of the turns, runs; ``estimate`` is its forecast with the budget it starts with."""
@@ -185,7 +195,7 @@ class Admission:
         account = self._accounts.of(tenant.name)
         account.running += 1
         self._accounts.reserve(tenant.name, estimate.tokens - ticket.estimate.tokens, tenant.quota, now)
-        self.queue.take(tenant.name, estimate.tokens, tenant.weight)
+        self._queue.take(tenant.name, estimate.tokens, tenant.weight)
         ticket.estimate, ticket.state, ticket.started_at = estimate, State.RUNNING, now
 
     def end(self, ticket: Ticket, used_tokens: int, now: float) -> None:
@@ -195,7 +205,7 @@ class Admission:
             self._leave_queue(ticket)
         elif ticket.state is State.RUNNING:
             self._accounts.of(tenant.name).running -= 1
-            self.queue.correct(tenant.name, used_tokens - charged, tenant.weight)
+            self._queue.correct(tenant.name, used_tokens - charged, tenant.weight)
             self._drain.freed(used_tokens, now)
         else:
             return

@@ -15,8 +15,9 @@ import pytest
 from r1_cluster.routing.quota import Report, Usage
 from r1_cluster.routing.shares import Part, Want
 from r1_cluster.routing.tenants import hash_key
+from r1_cluster.routing.turns import Line
 from r1_serve.protos import fleet_pb2 as pb
-from r1_serve.router.sharing import digest_of, report_of
+from r1_serve.router.sharing import digest_of, lines_of, report_of
 from r1_serve.workers.attachment import Attachments
 from r1_serve.workers.generations import Generations, Outbox
 
@@ -151,4 +152,6 @@ async def test_a_rank_says_how_much_of_it_other_routers_use(
 def test_a_report_survives_the_wire() -> None:
     part = Part(100.0, 40.5, 3.0, Want(1.0, 2.0, 3.0), {"b": 5.0}, {"c": 7.5})
     report = Report("a", 12.5, {"acme": Usage(part, Part(limit=4, owned=2, free=1), 9), "idle": Usage()})
-    assert report_of(digest_of(report, 3)) == report
+    lines = {"r1": {"acme": Line(7.5, 9.25, 3, 1.5, -2, True), "idle": Line(1.0, 2.0)}, "other": {"acme": Line(0.5, 0.0)}}
+    assert report_of(digest_of(report, lines, 3)) == report
+    assert lines_of(digest_of(report, lines, 3)) == lines
