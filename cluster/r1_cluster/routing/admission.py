@@ -167,7 +167,7 @@ class Admission:
         return (ticket for ticket in self._queue.heads() if self._may_run(ticket, now))
 
     def stops(self, ticket: Ticket, now: float) -> bool:
-        """Whether ``ticket``, which does not fit yet, lets no others pass. It does, but not for long: once it has waited
+        """Whether ``ticket``, which does not fit yet, lets no others pass: it does, but not long. Once it has waited
         ``patience_s`` nothing passes it, or short calls would starve the long thoughts."""
         return now - ticket.queued_at >= self.rules.patience_s
 

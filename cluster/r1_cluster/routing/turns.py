@@ -140,7 +140,8 @@ class SharedQueue(FairQueue[Item]):
 
     def gives_way(self, tenant: str, now: float) -> bool:
         """Whether room that is there for the tenant's head is to be left to what waits at another router."""
-        return any([claim.leave(now) for claim in self._due(tenant, now)])
+        left = [claim.leave(now) for claim in self._due(tenant, now)]  # to each of them
+        return any(left)
 
     def _due(self, tenant: str, now: float) -> Iterator[_Claim]:
         """What waits elsewhere and comes before the tenant's head."""
