@@ -7,18 +7,18 @@ and ``end`` move it on; ``end`` returns what was reserved and not used.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from r1_cluster.routing.budget import Asked, Budget
 from r1_cluster.routing.drain import Drain
-from r1_cluster.routing.fairness import FairQueue
 from r1_cluster.routing.kv import Shape
 from r1_cluster.routing.prefix import Chain
 from r1_cluster.routing.quota import Accounts
 from r1_cluster.routing.tenants import Tenant
+from r1_cluster.routing.turns import Line, SharedQueue
 
 UNASKED = Asked()
 
@@ -120,7 +120,11 @@ class Admission:
         self._queued_tokens = 0.0
         self._accounts = accounts
         self._drain = drain or Drain()
-        self._queue: FairQueue[Ticket] = FairQueue(withdrawn=lambda ticket: ticket.state is not State.QUEUED)
+        self._queue: SharedQueue[Ticket] = SharedQueue(
+            since=lambda ticket: ticket.queued_at,
+            cost=lambda ticket: ticket.estimate.tokens / ticket.arrival.tenant.weight,
+            withdrawn=lambda ticket: ticket.state is not State.QUEUED,
+        )
 
     def saturation(self, room: Room, now: float, besides: Ticket | None = None, at_least: float = 0.0) -> float:
         """0 idle; ``full_at`` as much as fits and none waiting ``besides`` that one; 1 about to refuse. What lies below
@@ -159,16 +163,30 @@ class Admission:
         return ticket
 
     def turns(self, now: float) -> Iterator[Ticket]:
-        """The requests that may start, in the order of their turns; tenants at their limit of running ones left out.
+        """The requests that may start, in the order of their turns; tenants at their limit of running ones left out."""
+        return (ticket for ticket in self._queue.heads() if self._may_run(ticket, now))
 
-        Who does not fit lets others pass, but not for long: once it has waited ``patience_s`` nothing passes it, or
-        short calls would starve the long thoughts.
-        """
-        for ticket in self._queue.heads():
-            if self._may_run(ticket, now):
-                yield ticket
-                if now - ticket.queued_at >= self.rules.patience_s:
-                    return
+    def stops(self, ticket: Ticket, now: float) -> bool:
+        """Whether ``ticket``, which does not fit yet, lets no others pass: it does, but not long. Once it has waited
+        ``patience_s`` nothing passes it, or short calls would starve the long thoughts."""
+        return now - ticket.queued_at >= self.rules.patience_s
+
+    def gives_way(self, ticket: Ticket, now: float) -> bool:
+        """Whether ``ticket``, one of the turns for which there is room, leaves that to another router's."""
+        return self._queue.gives_way(ticket.arrival.tenant.name, now)
+
+    @property
+    def contended(self) -> bool:
+        """Whether other routers should hear of the queue at once: something waits, or they still think so."""
+        return self.queued > 0 or self._queue.said_waiting
+
+    def report(self, now: float) -> dict[str, Line]:
+        """By tenant, what other routers with the same ranks are to know."""
+        return self._queue.report(now, lambda ticket: self._may_run(ticket, now))
+
+    def hear(self, router_id: str, lines: Mapping[str, Line], now: float) -> None:
+        """Another router's report."""
+        self._queue.hear(router_id, lines, now)
 
     def start(self, ticket: Ticket, estimate: Estimate, now: float) -> None:
         """``ticket``, one of the turns, runs; ``estimate`` is its forecast with the budget it starts with."""

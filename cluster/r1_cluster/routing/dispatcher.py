@@ -123,7 +123,10 @@ class Dispatcher:
                 return Late(ticket, refusal)
             estimate = self.estimate(ticket.arrival, self._saturation(room, now, besides=ticket))
             choice, kv = self._choose(ticket.arrival, estimate, now)
-            if choice.rank is not None:
+            if choice.rank is None:
+                if self.admission.stops(ticket, now):
+                    return None
+            elif not self.admission.gives_way(ticket, now):
                 return self._start(ticket, estimate, choice, choice.rank, kv, now)
         return None
 

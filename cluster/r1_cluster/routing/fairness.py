@@ -21,6 +21,7 @@ Item = TypeVar("Item")
 @dataclass(slots=True)
 class _Line(Generic[Item]):
     virtual: float = 0.0
+    charged: float = 0.0  # by weight, here, in all
     heap: list[tuple[int, int, Item]] = field(default_factory=list)
     sweep_at: int = 64  # items, at which withdrawn ones are looked for
 
@@ -39,9 +40,9 @@ class FairQueue(Generic[Item]):
 
     def put(self, tenant: str, item: Item, priority: int = 0) -> None:
         """Lower ``priority`` is sooner, within the tenant."""
-        line = self._lines.setdefault(tenant, _Line())
+        line = self._line(tenant)
         if not line.heap:
-            line.virtual = max(line.virtual, self._virtual)
+            self._begin(tenant)
         heapq.heappush(line.heap, (priority, next(self._numbers), item))
         if len(line.heap) >= line.sweep_at:
             line.heap = [entry for entry in line.heap if not self._withdrawn(entry[2])]
@@ -63,14 +64,27 @@ class FairQueue(Generic[Item]):
         heapq.heappop(line.heap)
         self._virtual = max(self._virtual, line.virtual)
         line.virtual += tokens / weight
+        line.charged += tokens / weight
 
     def correct(self, tenant: str, tokens: float, weight: float) -> None:
         """It used so many more (or, negative, fewer) than was charged."""
         line = self._lines.get(tenant)
         if line is not None:
             line.virtual = max(0.0, line.virtual + tokens / weight)
+            line.charged += tokens / weight
 
     def virtual(self, tenant: str) -> float:
         """Tokens by weight that the tenant was served, as counted here."""
         line = self._lines.get(tenant)
         return line.virtual if line else 0.0
+
+    def _line(self, tenant: str) -> _Line[Item]:
+        line = self._lines.get(tenant)
+        if line is None:
+            line = self._lines[tenant] = _Line()
+        return line
+
+    def _begin(self, tenant: str) -> None:
+        """It waits, and did not a moment ago."""
+        line = self._line(tenant)
+        line.virtual = max(line.virtual, self._virtual)

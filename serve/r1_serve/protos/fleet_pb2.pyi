@@ -223,16 +223,38 @@ class Abort(_message.Message):
     def __init__(self, request_id: _Optional[int] = ...) -> None: ...
 
 class Digest(_message.Message):
-    __slots__ = ("router_id", "sequence", "uptime_s", "tenants")
+    __slots__ = ("router_id", "sequence", "uptime_s", "tenants", "lines")
     ROUTER_ID_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     UPTIME_S_FIELD_NUMBER: _ClassVar[int]
     TENANTS_FIELD_NUMBER: _ClassVar[int]
+    LINES_FIELD_NUMBER: _ClassVar[int]
     router_id: str
     sequence: int
     uptime_s: float
     tenants: _containers.RepeatedCompositeFieldContainer[TenantUsage]
-    def __init__(self, router_id: _Optional[str] = ..., sequence: _Optional[int] = ..., uptime_s: _Optional[float] = ..., tenants: _Optional[_Iterable[_Union[TenantUsage, _Mapping]]] = ...) -> None: ...
+    lines: _containers.RepeatedCompositeFieldContainer[Line]
+    def __init__(self, router_id: _Optional[str] = ..., sequence: _Optional[int] = ..., uptime_s: _Optional[float] = ..., tenants: _Optional[_Iterable[_Union[TenantUsage, _Mapping]]] = ..., lines: _Optional[_Iterable[_Union[Line, _Mapping]]] = ...) -> None: ...
+
+class Line(_message.Message):
+    __slots__ = ("model", "tenant", "charged", "virtual", "queued", "waited_s", "priority", "ready")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    CHARGED_FIELD_NUMBER: _ClassVar[int]
+    VIRTUAL_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
+    WAITED_S_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    tenant: str
+    charged: float
+    virtual: float
+    queued: int
+    waited_s: float
+    priority: int
+    ready: bool
+    def __init__(self, model: _Optional[str] = ..., tenant: _Optional[str] = ..., charged: _Optional[float] = ..., virtual: _Optional[float] = ..., queued: _Optional[int] = ..., waited_s: _Optional[float] = ..., priority: _Optional[int] = ..., ready: _Optional[bool] = ...) -> None: ...
 
 class TenantUsage(_message.Message):
     __slots__ = ("tenant", "tokens", "slots", "queued")

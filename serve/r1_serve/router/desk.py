@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from r1_cluster.routing import Policy, RankView
-from r1_cluster.routing.admission import Arrival, Reason, Refusal, Rules, Ticket
+from r1_cluster.routing.admission import Admission, Arrival, Reason, Refusal, Rules, Ticket
 from r1_cluster.routing.budget import Budget
 from r1_cluster.routing.dispatcher import Decision, Dispatcher, Late
 from r1_cluster.routing.lengths import Outcome
@@ -87,6 +87,11 @@ class Desk:
         self._due: set[str] = set()  # models with calls ended since the last start
         self._timer: asyncio.TimerHandle | None = None
         self.begun_first: Callable[[], None] = lambda: None  # before any new call starts: places who lost its rank
+
+    @property
+    def admissions(self) -> dict[str, Admission]:
+        """By model."""
+        return {name: dispatcher.admission for name, dispatcher in self._dispatchers.items()}
 
     def queued(self, model: str) -> int:
         return self._dispatchers[model].admission.queued

@@ -69,7 +69,7 @@ class Service:
         self.router_id = uuid.uuid4().hex
         accounts = Accounts(self.router_id, clock())
         self.desk = Desk(catalog, ranks, policy, clock, accounts)
-        self.sharing = Sharing(accounts, ranks, clock, self.desk.look_again)
+        self.sharing = Sharing(accounts, self.desk.admissions, ranks, clock, self.desk.look_again)
         self._clock = clock
         self._tracing = tracing
         self.migrations = Migrations(self._move, metrics, clock, settings.resume_wait_s)

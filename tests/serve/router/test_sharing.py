@@ -15,8 +15,9 @@ import pytest
 from r1_cluster.routing.quota import Report, Usage
 from r1_cluster.routing.shares import Part, Want
 from r1_cluster.routing.tenants import hash_key
+from r1_cluster.routing.turns import Line
 from r1_serve.protos import fleet_pb2 as pb
-from r1_serve.router.sharing import digest_of, report_of
+from r1_serve.router.sharing import digest_of, lines_of, report_of
 from r1_serve.workers.attachment import Attachments
 from r1_serve.workers.generations import Generations, Outbox
 
@@ -25,6 +26,8 @@ tenants:
   - name: acme
     keys: [{key}]
     quota: {{{quota}}}
+  - name: other
+    keys: [{other}]
 """
 ASK = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 60}
 
@@ -61,9 +64,9 @@ class Answering(Generations):
 async def three(
     world_of: Callable[..., Awaitable[Any]], tmp_path: Path, generations: Generations, hello: pb.Hello, quota: str
 ) -> AsyncIterator[list[Any]]:
-    """Three routers with one tenant, and a worker attached to each."""
+    """Three routers with a tenant that has a quota and one that has none, and a worker attached to each."""
     tenants = tmp_path / "tenants.yaml"
-    tenants.write_text(TENANTS.format(key=hash_key("k"), quota=quota))
+    tenants.write_text(TENANTS.format(key=hash_key("k"), other=hash_key("o"), quota=quota))
     worlds = [await world_of(tenants=tenants) for _ in range(3)]
     worker = Attachments(hello, generations, [world.grpc for world in worlds], resolve_interval_s=1.0)
     tasks = [asyncio.create_task(worker.run()), asyncio.create_task(generations.beat(0.02))]
@@ -80,10 +83,9 @@ async def three(
         await worker.leave()
 
 
-async def ask(http: httpx.AsyncClient, world: Any) -> httpx.Response:
-    return await http.post(
-        f"{world.http}/v1/chat/completions", json=ASK, headers={"authorization": "Bearer k"}, timeout=30
-    )
+async def ask(http: httpx.AsyncClient, world: Any, key: str = "k") -> httpx.Response:
+    headers = {"authorization": f"Bearer {key}"}
+    return await http.post(f"{world.http}/v1/chat/completions", json=ASK, headers=headers, timeout=30)
 
 
 async def test_three_routers_under_skewed_load_let_through_one_quota(
@@ -148,7 +150,35 @@ async def test_a_rank_says_how_much_of_it_other_routers_use(
         await asyncio.gather(*asked)
 
 
+async def test_a_seat_goes_to_whoever_is_due_and_not_to_the_router_that_had_it(
+    world_of: Any, tmp_path: Path, hello: pb.Hello, ids: Any
+) -> None:
+    generations = Answering(ids("a</think>" + "b " * 20), hold=True)
+    hello.capacity.max_num_seqs = 1
+    async with three(world_of, tmp_path, generations, hello, "max_running: 100") as worlds, httpx.AsyncClient() as http:
+        asked = [asyncio.create_task(ask(http, worlds[0])) for _ in range(12)]
+        await worlds[0].until(lambda: generations.running)
+        mine = generations.running[0][0]
+        asked += [asyncio.create_task(ask(http, worlds[1], "o")) for _ in range(12)]
+        await worlds[1].until(lambda: worlds[1].router.service.desk.queued("r1-nano") >= 11)
+        started: list[bool] = []
+        while len(started) < 12:
+            await worlds[0].until(lambda: generations.running)
+            started += [outbox is mine for outbox, _ in generations.running]
+            await asyncio.sleep(0.1)  # or all is over before the routers have told each other
+            generations.release()
+        while not all(task.done() for task in asked):
+            generations.release()
+            await asyncio.sleep(0.01)
+    assert 4 <= sum(started) <= 9
+
+
 def test_a_report_survives_the_wire() -> None:
     part = Part(100.0, 40.5, 3.0, Want(1.0, 2.0, 3.0), {"b": 5.0}, {"c": 7.5})
     report = Report("a", 12.5, {"acme": Usage(part, Part(limit=4, owned=2, free=1), 9), "idle": Usage()})
-    assert report_of(digest_of(report, 3)) == report
+    lines = {
+        "r1": {"acme": Line(7.5, 9.25, 3, 1.5, -2, True), "idle": Line(1.0, 2.0)},
+        "else": {"acme": Line(0.5, 0.0)},
+    }
+    assert report_of(digest_of(report, lines, 3)) == report
+    assert lines_of(digest_of(report, lines, 3)) == lines
