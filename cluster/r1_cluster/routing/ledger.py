@@ -132,11 +132,11 @@ class KvLedger:
     def _read(self, row: int) -> None:
         """Forecast each choice anew from where it stands."""
         by_key: dict[LengthKey, tuple[list[_Placed], list[float]]] = {}
+        key: LengthKey | None = None
         for placed in self._placed[row].values():
-            group = by_key.get(placed.key)
-            if group is None:
-                group = by_key[placed.key] = [], []
-            some, numbers = group
+            if placed.key != key:  # most often it is the one before
+                key = placed.key
+                some, numbers = by_key.setdefault(key, ([], []))
             some.append(placed)
             numbers += placed.bounds
             progress = placed.progress
