@@ -22,13 +22,13 @@ from r1_cluster.routing.survival import Floats
 
 
 class _Placed:
-    """A choice, and its own forecast as of the last reading."""
+    """A choice, and its own forecast as of the last reading: ``forecasts[at]``."""
 
-    __slots__ = ("bounds", "forecast", "key", "progress")
+    __slots__ = ("at", "bounds", "forecasts", "key", "progress")
 
     def __init__(self, shape: Shape, progress: Progress, forecast: Floats) -> None:
-        self.key, self.bounds = shape.key, shape[1:4]
-        self.progress, self.forecast = progress, forecast
+        self.key, self.bounds, self.progress = shape.key, shape[1:4], progress
+        self.forecasts, self.at = forecast[None], 0
 
 
 class KvLedger:
@@ -83,7 +83,7 @@ class KvLedger:
         self.counts[row] -= 1
         if self.counts[row]:
             left = self.forecasts[row]
-            np.subtract(left, gone.forecast, out=left)
+            np.subtract(left, gone.forecasts[gone.at], out=left)
             np.maximum(left, 0.0, out=left)
         else:
             self._clear(row)
@@ -132,11 +132,11 @@ class KvLedger:
     def _read(self, row: int) -> None:
         """Forecast each choice anew from where it stands."""
         by_key: dict[LengthKey, tuple[list[_Placed], list[float]]] = {}
+        key: LengthKey | None = None
         for placed in self._placed[row].values():
-            group = by_key.get(placed.key)
-            if group is None:
-                group = by_key[placed.key] = [], []
-            some, numbers = group
+            if placed.key != key:  # most often it is the one before
+                key = placed.key
+                some, numbers = by_key.setdefault(key, ([], []))
             some.append(placed)
             numbers += placed.bounds
             progress = placed.progress
@@ -146,8 +146,8 @@ class KvLedger:
         for key, (some, numbers) in by_key.items():
             forecasts = forecast_running(self._lengths.curves(key), numbers, self.block_tokens)
             total += np.add.reduce(forecasts)
-            for placed, forecast in zip(some, forecasts, strict=True):
-                placed.forecast = forecast
+            for at, placed in enumerate(some):
+                placed.forecasts, placed.at = forecasts, at
 
     def _grown(self) -> int:
         row = len(self._placed)

@@ -78,6 +78,8 @@ class Curves:
     def from_start(self, ahead: Floats, thinking: bool, budget: int, max_tokens: int) -> Floats:
         """Of one choice that has nothing yet: ``survival``, and below it the variance of being there. Always over the
         same ``ahead``: remembered."""
+        furthest = int(ahead.item(-1))  # limits beyond it are all the same here
+        budget, max_tokens = min(budget, furthest), min(max_tokens, furthest + 1)
         key = (thinking, budget, max_tokens)
         known = self._starts.get(key)
         if known is None:
