@@ -36,6 +36,14 @@ class First:
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """Seconds that a prompt, computed beside a running batch, held that up."""
+
+    prompt_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """``linear`` without its ``kv_tokens``, which a Plan gives. Errors are relative, of each measurement in order."""
 
@@ -44,8 +52,9 @@ class Calibration:
     first_errors: tuple[float, ...]
 
 
-def calibrate(steps: Sequence[Step], firsts: Sequence[First]) -> Calibration:
-    """Fit both, each in relative terms: a step of 5 ms and one of 500 count alike. No cost is below 0.
+def calibrate(steps: Sequence[Step], firsts: Sequence[First], besides: Sequence[Beside] = ()) -> Calibration:
+    """Fit each in relative terms: a step of 5 ms and one of 500 count alike. No cost is below 0. ``besides`` tell how
+    much of a first token's fixed part holds up others; without them none does.
 
     Raises CalibrationError where batches, contexts or prompts do not differ enough to tell their costs apart.
     """
@@ -58,6 +67,10 @@ def calibrate(steps: Sequence[Step], firsts: Sequence[First]) -> Calibration:
     prompts = np.array([(1.0, first.prompt_tokens, first.prompt_tokens**2 / 2) for first in firsts])
     waits = np.array([first.seconds for first in firsts])
     fixed_s, prompt_token_s, prompt_pair_s = _fit(prompts, waits)
+    # What a first token takes besides the step that brings it and its tokens.
+    rest_s = max(0.0, fixed_s - step_s)
+    held_up = [b.seconds - prompt_token_s * b.prompt_tokens - prompt_pair_s * b.prompt_tokens**2 / 2 for b in besides]
+    prompt_step_s = min(rest_s, max(0.0, float(np.median(held_up)))) if held_up else 0.0
     linear = Linear(
         step_s=float(step_s),
         sequence_s=float(sequence_s),
@@ -65,7 +78,8 @@ def calibrate(steps: Sequence[Step], firsts: Sequence[First]) -> Calibration:
         prompt_token_s=float(prompt_token_s),
         kv_tokens=0,
         prompt_pair_s=float(prompt_pair_s),
-        first_token_s=max(0.0, float(fixed_s - step_s)),  # the step that computes it has its fixed part, too
+        prompt_step_s=float(prompt_step_s),
+        first_token_s=float(rest_s - prompt_step_s),
     )
     return Calibration(
         linear,

@@ -35,8 +35,8 @@ class Costs(Protocol):
 
 @dataclass(frozen=True)
 class Linear:
-    """Seconds a step, a sequence in it, a KV token read, a prompt token computed, and a pair of one and a token before
-    it: what a calibration measures."""
+    """Seconds a step, a sequence in it, a KV token read, a prompt token computed, a pair of one and a token before it,
+    and what any prompts add to the fixed part of their step: what a calibration measures."""
 
     step_s: float
     sequence_s: float
@@ -45,14 +45,17 @@ class Linear:
     kv_tokens: int
     first_token_s: float = 0.0
     prompt_pair_s: float = 0.0
+    prompt_step_s: float = 0.0
 
     def line(self, sequences: int) -> tuple[float, float]:
         return self.step_s + self.sequence_s * sequences, self.kv_token_s
 
     def prefill(self, sequences: int, tokens: int, past: int, ranks: int, prompts: int) -> float:
-        alone = 0.0 if sequences else self.step_s  # no sequence decodes in this step: its fixed part is not paid yet
+        fixed = self.prompt_step_s
+        if not sequences:
+            fixed += self.step_s  # nothing decodes in this step: its fixed part is not paid yet
         pairs = tokens * (past + tokens / (2 * prompts))
-        return alone + (self.prompt_token_s * tokens + self.prompt_pair_s * pairs) / ranks + self.kv_token_s * past
+        return fixed + (self.prompt_token_s * tokens + self.prompt_pair_s * pairs) / ranks + self.kv_token_s * past
 
 
 @dataclass

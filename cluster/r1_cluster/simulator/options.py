@@ -50,7 +50,7 @@ def parse_budgets(text: str) -> list[int | None]:
 
 def load_profile(path: Path) -> Linear:
     """Measured seconds: ``step_s``, ``sequence_s``, ``kv_token_s``, ``prompt_token_s``, optional ``first_token_s``,
-    ``prompt_pair_s``. ``r1 calibrate`` writes such a file."""
+    ``prompt_pair_s``, ``prompt_step_s``. ``r1 calibrate`` writes such a file."""
     names = [f.name for f in fields(Linear) if f.name != "kv_tokens"]
     needed = names[:4]
     source = f"profile {path}"

@@ -24,6 +24,7 @@ COSTS = {
     "kv_token_s": "each cached token of the gang",
     "prompt_token_s": "each prompt token computed",
     "prompt_pair_s": "each pair of one and a token before it",
+    "prompt_step_s": "what any prompts add to a step beside that",
     "first_token_s": "a first token's way besides the steps",
 }
 
@@ -48,7 +49,7 @@ def command(
     with Console(stderr=True).status("") as status:
         found = asyncio.run(_measure(router, model, key, Grid.up_to(most, seconds), force, status.update))
     try:
-        fitted = calibrate(found.steps, found.firsts)
+        fitted = calibrate(found.steps, found.firsts, found.besides)
     except CalibrationError as e:
         raise CalibrationFailed(f"{e}; give --most") from e
     if out is not None:
@@ -88,6 +89,7 @@ def as_dict(found: Measured, fitted: Calibration) -> dict[str, Any]:
             asdict(first) | {"error": round(error, 4)}
             for first, error in zip(found.firsts, fitted.first_errors, strict=True)
         ],
+        "besides": [asdict(beside) for beside in found.besides],
     }
 
 

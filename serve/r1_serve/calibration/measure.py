@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from r1_cluster.simulator.calibration import First, Step
+from r1_cluster.simulator.calibration import Beside, First, Step
 
 from r1_serve.calibration.router import CalibrationFailed, Fleet, Router, Stream
 
 SHORT = 8  # numbers of a short prompt
 TOKENS = 24  # of each stream a step's time is the mean of, at least
 MAX_TOKENS = 1024  # an answer never gets there
+BESIDES = 3  # times that prompts beside a running batch are looked at
 REPEATS = 5  # of a first token; the median counts
 LONGEST_PROMPT = 4096
 
@@ -45,6 +47,7 @@ class Measured:
     fleet: Fleet
     steps: tuple[Step, ...]
     firsts: tuple[First, ...]
+    besides: tuple[Beside, ...] = ()
 
 
 async def measure(router: Router, grid: Grid, *, force: bool = False, told: Told = lambda _: None) -> Measured:
@@ -77,7 +80,10 @@ async def measure(router: Router, grid: Grid, *, force: bool = False, told: Told
             steps.append(step_of(streams, length, fleet.gangs))
             if not await router.idle() and not force:
                 raise CalibrationFailed("others ask this fleet meanwhile: measure when nobody does, or with --force")
-    return Measured(fleet, tuple(steps), tuple(firsts))
+    batch = grid.batches[len(grid.batches) // 2] * fleet.ranks
+    told(f"prompts beside {batch} sequences")
+    besides = [await _beside(router, texts, batch, short, grid.seconds) for _ in range(BESIDES)]
+    return Measured(fleet, tuple(steps), tuple(firsts), tuple(besides))
 
 
 def step_of(streams: Sequence[Stream], prompt_tokens: int, gangs: int) -> Step:
@@ -91,6 +97,44 @@ def step_of(streams: Sequence[Stream], prompt_tokens: int, gangs: int) -> Step:
     cached = sum(prompt_tokens + before + during / 2 for before, during in zip(begun, within, strict=True))
     seconds = (end - start) / (sum(within) / len(streams))
     return Step(max(1, round(len(streams) / gangs)), cached / gangs, seconds)
+
+
+async def _beside(router: Router, texts: Prompts, batch: int, length: int, seconds: float) -> Beside:
+    """Short prompts one after the other while a batch runs: what each takes from it."""
+    prompts = [texts.of(SHORT) for _ in range(batch)]
+    taken: list[tuple[float, float]] = []
+
+    async def ask() -> None:
+        await asyncio.sleep(seconds / 2)  # in which the batch is seen alone
+        while True:
+            began = time.perf_counter()
+            await router.prompt_tokens(texts.of(SHORT))
+            taken.append((began, time.perf_counter()))
+
+    asking: list[asyncio.Task[None]] = []
+    try:
+        streams = await router.together(
+            prompts, MAX_TOKENS, 2 * seconds, TOKENS, begun=lambda: asking.append(asyncio.create_task(ask()))
+        )
+    finally:
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+    await router.idle()
+    return beside_of(streams, taken, length)
+
+
+def beside_of(streams: Sequence[Stream], taken: Sequence[tuple[float, float]], prompt_tokens: int) -> Beside:
+    """``taken``: when each prompt beside the ``streams`` was asked and answered. Raises CalibrationFailed."""
+    start, end = max(stream.times[0] for stream in streams), min(stream.times[-1] for stream in streams)
+    within = [(began, ended) for began, ended in taken if ended <= end]
+    if len(within) < 2:
+        raise CalibrationFailed("prompts beside running answers got none of their own in time: give more --seconds")
+    first, last = within[0][0], within[-1][1]
+    alone = sum(stream.since(start) - stream.since(first) for stream in streams) / len(streams)
+    steps = sum(stream.since(first) - stream.since(last) for stream in streams) / len(streams)
+    lost = (last - first) - steps * (first - start) / max(1.0, alone)
+    return Beside(prompt_tokens, max(0.0, lost / len(within)))
 
 
 async def _first(router: Router, texts: Prompts, numbers: int) -> First:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,14 +127,23 @@ class Router:
             raise CalibrationFailed("an answer came without a token: ask it of this model by hand, see docs/api.md")
         return stream.times[0] - started
 
-    async def together(self, prompts: Sequence[str], max_tokens: int, seconds: float, tokens: int) -> list[Stream]:
+    async def together(
+        self,
+        prompts: Sequence[str],
+        max_tokens: int,
+        seconds: float,
+        tokens: int,
+        *,
+        begun: Callable[[], None] = lambda: None,
+    ) -> list[Stream]:
         """Answers to all ``prompts`` at once. They go on for ``seconds`` and ``tokens`` each after the last one has
-        begun, or until one comes near its end, and are then cut off."""
+        ``begun``, or until one comes near its end, and are then cut off."""
         streams = [Stream() for _ in prompts]
         bodies = [_body(prompt, max_tokens, self._model) for prompt in prompts]
         tasks = [asyncio.create_task(self._run(s, b)) for s, b in zip(streams, bodies, strict=True)]
         near_end = max_tokens * 7 // 10  # a router closes a thought at three quarters
         deadline = time.perf_counter() + IDLE_WITHIN_S + 10 * seconds
+        all_run = False
         try:
             while True:
                 await asyncio.sleep(POLL_S)
@@ -144,6 +153,9 @@ class Router:
                         return streams
                 now = time.perf_counter()
                 if all(stream.times for stream in streams):
+                    if not all_run:
+                        all_run = True
+                        begun()
                     start = max(stream.times[0] for stream in streams)
                     enough = now - start >= seconds and min(stream.since(start) for stream in streams) >= tokens
                     if enough or max(len(stream.times) for stream in streams) >= near_end:

@@ -1,13 +1,15 @@
 """How often a gRPC call may send: as events come while the event loop keeps up, merged over time where it does not.
 
 A gRPC message costs several times a token's other work, so with many calls the loop can spend all its time on messages.
-How many calls are open says little about that: what matters is how much of its time the loop has left. It is asked to
-come back after a tick; by how much it comes late, it was at work (or waiting for a core) meanwhile.
+How many calls are open says little about that: what matters is how much of its time the loop has left. Two signs tell:
+the CPU time of its thread, and by how much it comes late to a tick, at work or waiting for a core. A loop of many short
+steps is hardly ever late though it never rests; one that other processes keep from the core is late on little CPU time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 
 TICK_S = 0.01
 WINDOW_S = 0.1
@@ -30,7 +32,7 @@ class Pace:
         self._open += 1
         if self._timer is None:
             self._began = asyncio.get_running_loop().time()
-            self._late_s = 0.0
+            self._late_s, self._cpu_s = 0.0, time.thread_time()
             self._tick(self._began)
         return self
 
@@ -54,8 +56,9 @@ class Pace:
         now = loop.time()
         self._late_s += now - due
         if now - self._began >= WINDOW_S:
-            self.observe(self._late_s / (now - self._began))
-            self._began, self._late_s = now, 0.0
+            cpu_s = time.thread_time()
+            self.observe(max(self._late_s, cpu_s - self._cpu_s) / (now - self._began))
+            self._began, self._late_s, self._cpu_s = now, 0.0, cpu_s
         if self._open:
             self._timer = loop.call_at(now + TICK_S, self._tick, now + TICK_S)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from r1_cluster.simulator.calibration import CalibrationError, First, Step, calibrate
+from r1_cluster.simulator.calibration import Beside, CalibrationError, First, Step, calibrate
 
 TRUE = {"step_s": 0.01, "sequence_s": 5e-4, "kv_token_s": 2e-6}
 
@@ -25,6 +25,14 @@ def test_costs_come_back_from_what_they_make() -> None:
     assert found.linear.prompt_pair_s == pytest.approx(2e-7, rel=1e-6)
     assert found.linear.first_token_s == pytest.approx(0.02), "the step that brings it has its fixed part"
     assert max(map(abs, (*found.step_errors, *found.first_errors))) < 1e-9
+
+
+def test_what_a_prompt_takes_from_others_is_not_counted_as_its_own_way() -> None:
+    beside = Beside(40, 0.003 + 1e-4 * 40 + 2e-7 * 40 * 40 / 2)
+    found = calibrate(STEPS, FIRSTS, [beside, beside, Beside(40, 0.5)]).linear
+    assert found.prompt_step_s == pytest.approx(0.003), "one that was held up by something else does not count"
+    assert found.first_token_s == pytest.approx(0.017)
+    assert calibrate(STEPS, FIRSTS, [Beside(40, 0.0)]).linear.prompt_step_s == 0
 
 
 def test_a_short_step_counts_as_much_as_a_long_one() -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
-from r1_cluster.simulator.calibration import calibrate
+from r1_cluster.simulator.calibration import Beside, calibrate
 from r1_cluster.simulator.options import load_profile
+from r1_serve.calibration import measure as module
 from r1_serve.calibration.command import profile
-from r1_serve.calibration.measure import Grid, Measured, measure, step_of
+from r1_serve.calibration.measure import Grid, Measured, beside_of, measure, step_of
 from r1_serve.calibration.router import CalibrationFailed, Fleet, Router, Stream
 
 FLEET = Fleet("r1", "a-plan", max_model_len=4096, gangs=2, ranks=4, running=0, waiting=0)
@@ -36,10 +37,28 @@ class Known(Router):
     async def first_token(self, prompt: str) -> float:
         return 0.02 + PROMPT_TOKEN_S * await self.prompt_tokens(prompt)
 
-    async def together(self, prompts: Sequence[str], max_tokens: int, seconds: float, tokens: int) -> list[Stream]:
+    async def together(
+        self,
+        prompts: Sequence[str],
+        max_tokens: int,
+        seconds: float,
+        tokens: int,
+        *,
+        begun: Callable[[], None] = lambda: None,
+    ) -> list[Stream]:
         self.batches.append(len(prompts))
         step = STEP_S + SEQUENCE_S * len(prompts) / self.state.gangs
         return [timed(0.1 + step * (number % 3), step, 60) for number, _ in enumerate(prompts)]
+
+
+@pytest.fixture(autouse=True)
+def besides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What needs a clock of its own: a prompt of 20 tokens holds the others up for 5 ms."""
+
+    async def known(*_: object) -> Beside:
+        return Beside(20, 0.005)
+
+    monkeypatch.setattr(module, "_beside", known)
 
 
 def timed(first: float, step: float, tokens: int) -> Stream:
@@ -53,10 +72,12 @@ async def test_the_costs_of_a_gang_come_back_whatever_the_ranks() -> None:
     found = await measure(router, Grid.up_to(16, 1.0))
     assert router.batches == [4, 8, 16, 32, 64, 4, 16], "so many on each of four ranks, then the longer prompts"
     assert [step.sequences for step in found.steps] == [2, 4, 8, 16, 32, 2, 8], "of one of two gangs"
-    linear = calibrate(found.steps, found.firsts).linear
+    linear = calibrate(found.steps, found.firsts, found.besides).linear
     assert linear.step_s == pytest.approx(STEP_S, rel=0.05)
     assert linear.sequence_s == pytest.approx(SEQUENCE_S, rel=0.05)
     assert linear.prompt_token_s == pytest.approx(PROMPT_TOKEN_S)
+    assert linear.prompt_step_s == pytest.approx(0.005 - 20 * PROMPT_TOKEN_S)
+    assert linear.first_token_s == pytest.approx(0.02 - linear.step_s - linear.prompt_step_s)
 
 
 async def test_a_profile_is_what_a_simulation_reads(tmp_path: object) -> None:
@@ -94,6 +115,24 @@ def test_a_step_counts_only_while_all_run() -> None:
 def test_answers_that_never_run_at_once_tell_nothing() -> None:
     with pytest.raises(CalibrationFailed, match="hardly ran at once"):
         step_of([timed(0.0, 0.1, 5), timed(9.0, 0.1, 5)], prompt_tokens=50, gangs=1)
+
+
+def test_what_prompts_take_from_a_batch_is_what_it_lost() -> None:
+    """100 steps of 10 ms alone; then each of 20 prompts makes one step 6 ms longer, every 50 ms."""
+    at, times = 0.0, []
+    for step in range(300):
+        at += 0.010 + (0.006 if step >= 100 and (step - 100) % 5 == 0 and step < 200 else 0.0)
+        times.append(at)
+    stream = Stream()
+    stream.times = times
+    begins = [times[99 + 5 * number] for number in range(20)]
+    found = beside_of([stream, stream], [(began, began + 0.05) for began in begins], prompt_tokens=30)
+    assert found.seconds == pytest.approx(0.006, rel=0.05)
+
+
+def test_prompts_that_got_no_answer_in_time_tell_nothing() -> None:
+    with pytest.raises(CalibrationFailed, match="give more --seconds"):
+        beside_of([timed(0.0, 0.01, 100)], [(0.5, 2.0)], prompt_tokens=30)
 
 
 def test_batches_double_up_to_the_most() -> None:

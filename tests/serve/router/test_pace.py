@@ -48,3 +48,15 @@ async def test_a_loop_held_up_by_work_is_seen_as_busy_and_the_ticking_ends_with_
         assert pace.interval_s > 0
     pace._tick(asyncio.get_running_loop().time())
     assert pace._timer is None
+
+
+async def test_a_loop_of_short_steps_that_never_rests_is_busy_though_it_is_hardly_late() -> None:
+    pace = Pace()
+    began = time.monotonic()
+    with pace:
+        while time.monotonic() - began < 3 * WINDOW_S:
+            step = time.monotonic()
+            while time.monotonic() - step < TICK_S / 20:
+                pass
+            await asyncio.sleep(0)
+        assert pace.interval_s > 0
