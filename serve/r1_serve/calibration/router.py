@@ -27,9 +27,36 @@ class CalibrationFailed(R1Error):
     exit_code = 2
 
 
+class Unreachable(CalibrationFailed):
+    reason = "router_unreachable"
+
+
+class KeyRefused(CalibrationFailed):
+    reason = "key_refused"
+
+
+class NothingToMeasure(CalibrationFailed):
+    """No such model, no rank of it, or ranks of several plans."""
+
+    reason = "nothing_to_measure"
+
+
+class FleetBusy(CalibrationFailed):
+    """Others ask it: what is measured would be of both."""
+
+    reason = "fleet_busy"
+
+
+class TooSmall(CalibrationFailed):
+    """Context, cache or seats leave no room for batches that differ enough."""
+
+    reason = "too_small"
+
+
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """The ranks of ``model``: ``gangs`` of ``ranks`` in all, and what runs or waits on them."""
+    """The ranks of ``model``: ``gangs`` of ``ranks`` in all, and what runs or waits on them. ``seats`` and
+    ``kv_tokens``: of the smallest of them."""
 
     model: str
     plan: str
@@ -38,6 +65,8 @@ class Fleet:
     ranks: int
     running: int
     waiting: int
+    seats: int
+    kv_tokens: int
 
 
 class Stream:
@@ -71,9 +100,9 @@ class Router:
         named = (await self._get("/v1/models")).json()["data"]
         known = {each["id"]: each for each in named}
         if not known:
-            raise CalibrationFailed("the router serves no model: attach a fleet to it first")
+            raise NothingToMeasure("the router serves no model: attach a fleet to it first")
         if self._model is not None and self._model not in known:
-            raise CalibrationFailed(f"the router serves {', '.join(known)}, not {self._model}: give one of these")
+            raise NothingToMeasure(f"the router serves {', '.join(known)}, not {self._model}: give one of these")
         found = known[self._model or next(iter(known))]
         model = found["root"]
         ranks: dict[tuple[str, ...], dict[str, float]] = {}
@@ -83,10 +112,10 @@ class Router:
                     key = tuple(sample.labels[name] for name in ("plan", "pool", "gang", "rank"))
                     ranks.setdefault(key, {})[sample.name] = sample.value
         if not ranks:
-            raise CalibrationFailed(f"no rank of {model} is attached to this router: start its fleet, see /ready")
+            raise NothingToMeasure(f"no rank of {model} is attached to this router: start its fleet, see /ready")
         plans = {plan for plan, *_ in ranks}
         if len(plans) > 1:
-            raise CalibrationFailed(f"plans {', '.join(sorted(plans))} serve {model}: measure them one at a time")
+            raise NothingToMeasure(f"plans {', '.join(sorted(plans))} serve {model}: measure them one at a time")
         return Fleet(
             model=model,
             plan=plans.pop(),
@@ -95,6 +124,8 @@ class Router:
             ranks=len(ranks),
             running=int(sum(values.get("r1_rank_running", 0) for values in ranks.values())),
             waiting=int(sum(values.get("r1_rank_waiting", 0) for values in ranks.values())),
+            seats=int(min(values.get("r1_rank_max_num_seqs", 0) for values in ranks.values())),
+            kv_tokens=int(min(values.get("r1_rank_kv_tokens", 0) for values in ranks.values())),
         )
 
     async def idle(self, within_s: float = IDLE_WITHIN_S) -> bool:
@@ -209,9 +240,11 @@ def _refused(response: httpx.Response) -> CalibrationFailed:
         said = str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
         said = f"HTTP {response.status_code}"
+    if response.status_code in (401, 403):
+        return KeyRefused(f"{said}: give --key, or R1_API_KEY, of a tenant of this router")
     return CalibrationFailed(f"the router refuses {response.request.url.path}: {said}")
 
 
-def _unreachable(client: httpx.AsyncClient, error: httpx.HTTPError) -> CalibrationFailed:
+def _unreachable(client: httpx.AsyncClient, error: httpx.HTTPError) -> Unreachable:
     said = str(error) or type(error).__name__
-    return CalibrationFailed(f"no router answers at {client.base_url} ({said}): start it, or give its HTTP address")
+    return Unreachable(f"no router answers at {client.base_url} ({said}): start it, or give its HTTP address")

@@ -11,10 +11,10 @@ from r1_cluster.simulator.calibration import Beside, calibrate
 from r1_cluster.simulator.options import load_profile
 from r1_serve.calibration import measure as module
 from r1_serve.calibration.command import profile
-from r1_serve.calibration.measure import Grid, Measured, beside_of, measure, step_of
-from r1_serve.calibration.router import CalibrationFailed, Fleet, Router, Stream
+from r1_serve.calibration.measure import Grid, Measured, answer_tokens, beside_of, measure, step_of
+from r1_serve.calibration.router import CalibrationFailed, Fleet, FleetBusy, Router, Stream, TooSmall
 
-FLEET = Fleet("r1", "a-plan", max_model_len=4096, gangs=2, ranks=4, running=0, waiting=0)
+FLEET = Fleet("r1", "a-plan", max_model_len=4096, gangs=2, ranks=4, running=0, waiting=0, seats=64, kv_tokens=100_000)
 STEP_S, SEQUENCE_S, PROMPT_TOKEN_S = 0.01, 0.001, 1e-4
 
 
@@ -70,8 +70,8 @@ def timed(first: float, step: float, tokens: int) -> Stream:
 async def test_the_costs_of_a_gang_come_back_whatever_the_ranks() -> None:
     router = Known()
     found = await measure(router, Grid.up_to(16, 1.0))
-    assert router.batches == [4, 8, 16, 32, 64, 4, 16], "so many on each of four ranks, then the longer prompts"
-    assert [step.sequences for step in found.steps] == [2, 4, 8, 16, 32, 2, 8], "of one of two gangs"
+    assert router.batches == [4, 64, 4, 16, 8, 16, 32], "on four ranks, short and long prompts: the outermost first"
+    assert [step.sequences for step in found.steps] == [2, 32, 2, 8, 4, 8, 16], "of one of two gangs"
     linear = calibrate(found.steps, found.firsts, found.besides).linear
     assert linear.step_s == pytest.approx(STEP_S, rel=0.05)
     assert linear.sequence_s == pytest.approx(SEQUENCE_S, rel=0.05)
@@ -84,23 +84,52 @@ async def test_a_profile_is_what_a_simulation_reads(tmp_path: object) -> None:
     found = await measure(Known(), Grid.up_to(8, 1.0))
     fitted = calibrate(found.steps, found.firsts)
     path = tmp_path / "profile.yaml"  # type: ignore[operator]
-    path.write_text(profile(found, fitted, "http://router"))
+    path.write_text(profile(found, fitted, "http://router", 0.25))
     read = load_profile(path)
     assert read.step_s == pytest.approx(fitted.linear.step_s, rel=1e-3)
     assert read.first_token_s == pytest.approx(fitted.linear.first_token_s, rel=1e-3)
-    assert "a-plan: 2 gangs of 2 ranks" in path.read_text()
+    for told in ("a-plan: 2 gangs of 2 ranks", "#   8 sequences of a gang, ", "25% of this machine's cores"):
+        assert told in path.read_text()
 
 
 async def test_a_busy_fleet_is_not_measured_unless_told() -> None:
     busy = Known(replace(FLEET, running=3, waiting=1), quiet=False)
-    with pytest.raises(CalibrationFailed, match=r"3 requests run on r1 and 1 wait: .* --force"):
+    with pytest.raises(FleetBusy, match=r"3 requests run on r1 and 1 wait: .* --force"):
         await measure(busy, Grid.up_to(4, 1.0))
     assert isinstance(await measure(busy, Grid.up_to(4, 1.0), force=True), Measured)
 
 
 async def test_a_context_too_short_to_measure_is_said() -> None:
-    with pytest.raises(CalibrationFailed, match="512 tokens is too short"):
+    with pytest.raises(TooSmall, match="512 tokens is too short"):
         await measure(Known(replace(FLEET, max_model_len=512)), Grid.up_to(4, 1.0))
+
+
+async def test_no_batch_is_larger_than_a_ranks_seats() -> None:
+    router = Known(replace(FLEET, seats=6))
+    await measure(router, Grid.up_to(64, 1.0))
+    assert max(router.batches) == 6 * FLEET.ranks
+    with pytest.raises(TooSmall, match="runs 1 request at once: raise max_num_seqs"):
+        await measure(Known(replace(FLEET, seats=1)), Grid.up_to(64, 1.0))
+
+
+async def test_batches_that_the_cache_does_not_hold_are_left_out() -> None:
+    router = Known(replace(FLEET, kv_tokens=4000))
+    await measure(router, Grid.up_to(64, 1.0))
+    assert max(router.batches) == 32 * FLEET.ranks, "64 have 62 tokens each, too few after their prompts"
+
+
+def test_answers_end_before_the_cache_is_full() -> None:
+    assert answer_tokens(FLEET, 1, 100) == 1024
+    assert answer_tokens(replace(FLEET, max_model_len=512), 1, 100) == 512 - 16 - 100
+    for batch in (8, 50, 64):
+        assert batch * (200 + answer_tokens(replace(FLEET, kv_tokens=20_000), batch, 200)) <= 20_000
+
+
+async def test_when_the_time_is_up_what_a_fit_needs_is_measured_all_the_same() -> None:
+    router = Known()
+    found = await measure(router, Grid.up_to(16, 1.0, minutes=0.0))
+    assert router.batches == [4, 64, 4, 16]
+    assert calibrate(found.steps, found.firsts, found.besides).linear.step_s == pytest.approx(STEP_S, rel=0.05)
 
 
 def test_a_step_counts_only_while_all_run() -> None:

@@ -117,6 +117,8 @@ async def test_ranks_are_shown_while_attached_and_their_series_return_after_a_re
     assert world.metric("r1_rank_step_seconds", **labels) == 0.02
     assert world.metric("r1_rank_preemptions", **labels) == 7
     assert world.metric("r1_rank_in_flight", **labels) == 0
+    assert world.metric("r1_rank_max_num_seqs", **labels) == 64
+    assert world.metric("r1_rank_kv_tokens", **labels) == 10_000
     for name, value in (("prompt_tokens", 50), ("generation_tokens", 900), ("prefix_queries", 80), ("prefix_hits", 30)):
         assert world.metric(f"r1_rank_{name}_total", **labels) == value
     assert world.metric("r1_ranks_ready", model="r1-nano") == 0  # it drains

@@ -47,6 +47,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"max_tokens": 10.0}, "max_tokens"),
     ({"max_completion_tokens": 0}, "max_completion_tokens"),
     ({"max_tokens": 5, "max_completion_tokens": 6}, "max_completion_tokens"),
+    ({"min_tokens": -1}, "min_tokens"),
+    ({"min_tokens": 1.0}, "min_tokens"),
     ({"n": 0}, "n"),
     ({"n": 17}, "n"),
     ({"n": True}, "n"),
@@ -115,11 +117,12 @@ def test_every_supported_field_arrives() -> None:
         "repetition_penalty": 1.1,
         "seed": -5,
         "max_completion_tokens": 7,
+        "min_tokens": 4,
         "n": 3,
         "stop": "END",
     }
     assert check(body).request() == ChatRequest(
-        "m", (Message("user", "x"),), 0.0, 1.0, 0, 0.1, -2.0, 2.0, 1.1, -5, 7, 3, ("END",)
+        "m", (Message("user", "x"),), 0.0, 1.0, 0, 0.1, -2.0, 2.0, 1.1, -5, 7, 3, ("END",), min_tokens=4
     )
 
 
