@@ -17,6 +17,7 @@ from r1_serve.calibration.router import CalibrationFailed, Fleet, FleetBusy, Rou
 SHORT = 8  # numbers of a short prompt
 TOKENS = 24  # of each stream a step's time is the mean of, at least
 MAX_TOKENS = 1024  # an answer never gets there
+PAUSE_S = 0.03  # between two of them: a fleet of two cores is not to be kept busy by asking
 BESIDES = 3  # times that prompts beside a running batch are looked at
 REPEATS = 5  # of a first token; the median counts
 LONGEST_PROMPT = 4096
@@ -132,16 +133,17 @@ def step_of(streams: Sequence[Stream], prompt_tokens: int, gangs: int) -> Step:
 
 
 async def _beside(router: Router, texts: Prompts, batch: int, length: int, seconds: float, tokens: int) -> Beside:
-    """Short prompts one after the other while a batch runs: what each takes from it."""
+    """Short prompts, one at a time, in the middle of a batch's run: what each takes from it."""
     prompts = [texts.of(SHORT) for _ in range(batch)]
     taken: list[tuple[float, float]] = []
 
     async def ask() -> None:
         await asyncio.sleep(seconds / 2)  # in which the batch is seen alone
-        while True:
-            began = time.perf_counter()
+        until = time.perf_counter() + seconds
+        while (began := time.perf_counter()) < until:
             await router.prompt_tokens(texts.of(SHORT))
             taken.append((began, time.perf_counter()))
+            await asyncio.sleep(PAUSE_S)
 
     asking: list[asyncio.Task[None]] = []
     try:
@@ -163,9 +165,11 @@ def beside_of(streams: Sequence[Stream], taken: Sequence[tuple[float, float]], p
     if len(within) < 2:
         raise CalibrationFailed("prompts beside running answers got none of their own in time: give more --seconds")
     first, last = within[0][0], within[-1][1]
-    alone = sum(stream.since(start) - stream.since(first) for stream in streams) / len(streams)
     steps = sum(stream.since(first) - stream.since(last) for stream in streams) / len(streams)
-    lost = (last - first) - steps * (first - start) / max(1.0, alone)
+    # Before and after: what else the machine does changes over seconds.
+    alone = sum(stream.since(start) - stream.since(end) for stream in streams) / len(streams) - steps
+    alone_s = (first - start) + (end - last)
+    lost = (last - first) - steps * alone_s / max(1.0, alone)
     return Beside(prompt_tokens, max(0.0, lost / len(within)))
 
 
