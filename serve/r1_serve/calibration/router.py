@@ -229,7 +229,7 @@ def _body(prompt: str, max_tokens: int, model: str | None) -> dict[str, Any]:
         "messages": [{"role": "user", "content": prompt}],
         "temperature": 0,
         "max_tokens": max_tokens,
-        "min_tokens": max_tokens,
+        "ignore_eos": True,  # min_tokens would do it as well, at a cost in each step of the engine
         "loop_guard": False,
         "stream": True,
     }

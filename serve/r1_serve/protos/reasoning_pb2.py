@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fr1_serve/protos/reasoning.proto\x12\x05r1.v1\"\x9c\x05\n\x0b\x43hatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12 \n\x08messages\x18\x02 \x03(\x0b\x32\x0e.r1.v1.Message\x12\x18\n\x0btemperature\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x05 \x01(\x05H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x06 \x01(\x02H\x03\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x07 \x01(\x02H\x04\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x02H\x05\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\t \x01(\x02H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\n \x01(\x03H\x07\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x0b \x01(\rH\x08\x88\x01\x01\x12\x0e\n\x01n\x18\x0c \x01(\rH\t\x88\x01\x01\x12\x0c\n\x04stop\x18\r \x03(\t\x12\x0c\n\x04user\x18\x0e \x01(\t\x12\"\n\x15thinking_token_budget\x18\x0f \x01(\x05H\n\x88\x01\x01\x12\x1d\n\x10reasoning_effort\x18\x10 \x01(\tH\x0b\x88\x01\x01\x12\x17\n\nloop_guard\x18\x11 \x01(\x08H\x0c\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x12 \x01(\rH\r\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\r\n\x0b_max_tokensB\x04\n\x02_nB\x18\n\x16_thinking_token_budgetB\x13\n\x11_reasoning_effortB\r\n\x0b_loop_guardB\r\n\x0b_min_tokens\"(\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xbd\x01\n\tChatEvent\x12!\n\x07started\x18\x01 \x01(\x0b\x32\x0e.r1.v1.StartedH\x00\x12 \n\x08thinking\x18\x02 \x01(\x0b\x32\x0c.r1.v1.DeltaH\x00\x12\x1e\n\x06\x61nswer\x18\x03 \x01(\x0b\x32\x0c.r1.v1.DeltaH\x00\x12#\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x0f.r1.v1.FinishedH\x00\x12\x1d\n\x05usage\x18\x05 \x01(\x0b\x32\x0c.r1.v1.UsageH\x00\x42\x07\n\x05\x65vent\"D\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x16\n\x0e\x63reated_unix_s\x18\x03 \x01(\x03\"$\n\x05\x44\x65lta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\"P\n\x08\x46inished\x12\r\n\x05index\x18\x01 \x01(\r\x12\x15\n\rfinish_reason\x18\x02 \x01(\t\x12\x1e\n\x16thinking_finish_reason\x18\x03 \x01(\t\"\xee\x03\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\x12\x18\n\x10reasoning_tokens\x18\x04 \x01(\r\x12\x15\n\ranswer_tokens\x18\x05 \x01(\r\x12\x15\n\rqueue_seconds\x18\x06 \x01(\x01\x12#\n\x1btime_to_first_token_seconds\x18\x07 \x01(\x01\x12*\n\"time_to_first_answer_token_seconds\x18\x08 \x01(\x01\x12\x18\n\x10thinking_seconds\x18\t \x01(\x01\x12\x15\n\rtotal_seconds\x18\n \x01(\x01\x12\x1e\n\x16longest_thought_tokens\x18\x0b \x01(\r\x12\"\n\x15thinking_budget_asked\x18\x0c \x01(\x05H\x00\x88\x01\x01\x12$\n\x17thinking_budget_applied\x18\r \x01(\x05H\x01\x88\x01\x01\x12\x1d\n\x10reasoning_effort\x18\x0e \x01(\tH\x02\x88\x01\x01\x42\x18\n\x16_thinking_budget_askedB\x1a\n\x18_thinking_budget_appliedB\x13\n\x11_reasoning_effort\"\x0f\n\rModelsRequest\".\n\x0eModelsResponse\x12\x1c\n\x06models\x18\x01 \x03(\x0b\x32\x0c.r1.v1.Model\"J\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61liases\x18\x02 \x03(\t\x12\x15\n\rmax_model_len\x18\x03 \x01(\r\x12\r\n\x05ready\x18\x04 \x01(\x08\"\x0f\n\rStatusRequest\"R\n\x0eStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12 \n\x05ranks\x18\x03 \x03(\x0b\x32\x11.r1.v1.RankStatus\"\xb9\x01\n\nRankStatus\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x11\n\tplan_name\x18\x03 \x01(\t\x12\x11\n\tplan_hash\x18\x04 \x01(\t\x12\x0f\n\x07gang_id\x18\x05 \x01(\t\x12\x0c\n\x04rank\x18\x06 \x01(\r\x12\x0f\n\x07running\x18\x07 \x01(\r\x12\x0f\n\x07waiting\x18\x08 \x01(\r\x12\x10\n\x08kv_usage\x18\t \x01(\x02\x12\x10\n\x08\x64raining\x18\n \x01(\x08\x32\xa9\x01\n\tReasoning\x12.\n\x04\x43hat\x12\x12.r1.v1.ChatRequest\x1a\x10.r1.v1.ChatEvent0\x01\x12\x35\n\x06Models\x12\x14.r1.v1.ModelsRequest\x1a\x15.r1.v1.ModelsResponse\x12\x35\n\x06Status\x12\x14.r1.v1.StatusRequest\x1a\x15.r1.v1.StatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fr1_serve/protos/reasoning.proto\x12\x05r1.v1\"\xc4\x05\n\x0b\x43hatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12 \n\x08messages\x18\x02 \x03(\x0b\x32\x0e.r1.v1.Message\x12\x18\n\x0btemperature\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x05 \x01(\x05H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x06 \x01(\x02H\x03\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x07 \x01(\x02H\x04\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x02H\x05\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\t \x01(\x02H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\n \x01(\x03H\x07\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x0b \x01(\rH\x08\x88\x01\x01\x12\x0e\n\x01n\x18\x0c \x01(\rH\t\x88\x01\x01\x12\x0c\n\x04stop\x18\r \x03(\t\x12\x0c\n\x04user\x18\x0e \x01(\t\x12\"\n\x15thinking_token_budget\x18\x0f \x01(\x05H\n\x88\x01\x01\x12\x1d\n\x10reasoning_effort\x18\x10 \x01(\tH\x0b\x88\x01\x01\x12\x17\n\nloop_guard\x18\x11 \x01(\x08H\x0c\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x12 \x01(\rH\r\x88\x01\x01\x12\x17\n\nignore_eos\x18\x13 \x01(\x08H\x0e\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\r\n\x0b_max_tokensB\x04\n\x02_nB\x18\n\x16_thinking_token_budgetB\x13\n\x11_reasoning_effortB\r\n\x0b_loop_guardB\r\n\x0b_min_tokensB\r\n\x0b_ignore_eos\"(\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xbd\x01\n\tChatEvent\x12!\n\x07started\x18\x01 \x01(\x0b\x32\x0e.r1.v1.StartedH\x00\x12 \n\x08thinking\x18\x02 \x01(\x0b\x32\x0c.r1.v1.DeltaH\x00\x12\x1e\n\x06\x61nswer\x18\x03 \x01(\x0b\x32\x0c.r1.v1.DeltaH\x00\x12#\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x0f.r1.v1.FinishedH\x00\x12\x1d\n\x05usage\x18\x05 \x01(\x0b\x32\x0c.r1.v1.UsageH\x00\x42\x07\n\x05\x65vent\"D\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x16\n\x0e\x63reated_unix_s\x18\x03 \x01(\x03\"$\n\x05\x44\x65lta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\"P\n\x08\x46inished\x12\r\n\x05index\x18\x01 \x01(\r\x12\x15\n\rfinish_reason\x18\x02 \x01(\t\x12\x1e\n\x16thinking_finish_reason\x18\x03 \x01(\t\"\xee\x03\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\x12\x18\n\x10reasoning_tokens\x18\x04 \x01(\r\x12\x15\n\ranswer_tokens\x18\x05 \x01(\r\x12\x15\n\rqueue_seconds\x18\x06 \x01(\x01\x12#\n\x1btime_to_first_token_seconds\x18\x07 \x01(\x01\x12*\n\"time_to_first_answer_token_seconds\x18\x08 \x01(\x01\x12\x18\n\x10thinking_seconds\x18\t \x01(\x01\x12\x15\n\rtotal_seconds\x18\n \x01(\x01\x12\x1e\n\x16longest_thought_tokens\x18\x0b \x01(\r\x12\"\n\x15thinking_budget_asked\x18\x0c \x01(\x05H\x00\x88\x01\x01\x12$\n\x17thinking_budget_applied\x18\r \x01(\x05H\x01\x88\x01\x01\x12\x1d\n\x10reasoning_effort\x18\x0e \x01(\tH\x02\x88\x01\x01\x42\x18\n\x16_thinking_budget_askedB\x1a\n\x18_thinking_budget_appliedB\x13\n\x11_reasoning_effort\"\x0f\n\rModelsRequest\".\n\x0eModelsResponse\x12\x1c\n\x06models\x18\x01 \x03(\x0b\x32\x0c.r1.v1.Model\"J\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61liases\x18\x02 \x03(\t\x12\x15\n\rmax_model_len\x18\x03 \x01(\r\x12\r\n\x05ready\x18\x04 \x01(\x08\"\x0f\n\rStatusRequest\"R\n\x0eStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12 \n\x05ranks\x18\x03 \x03(\x0b\x32\x11.r1.v1.RankStatus\"\xb9\x01\n\nRankStatus\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x11\n\tplan_name\x18\x03 \x01(\t\x12\x11\n\tplan_hash\x18\x04 \x01(\t\x12\x0f\n\x07gang_id\x18\x05 \x01(\t\x12\x0c\n\x04rank\x18\x06 \x01(\r\x12\x0f\n\x07running\x18\x07 \x01(\r\x12\x0f\n\x07waiting\x18\x08 \x01(\r\x12\x10\n\x08kv_usage\x18\t \x01(\x02\x12\x10\n\x08\x64raining\x18\n \x01(\x08\x32\xa9\x01\n\tReasoning\x12.\n\x04\x43hat\x12\x12.r1.v1.ChatRequest\x1a\x10.r1.v1.ChatEvent0\x01\x12\x35\n\x06Models\x12\x14.r1.v1.ModelsRequest\x1a\x15.r1.v1.ModelsResponse\x12\x35\n\x06Status\x12\x14.r1.v1.StatusRequest\x1a\x15.r1.v1.StatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,31 +32,31 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'r1_serve.protos.reasoning_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CHATREQUEST']._serialized_start=43
-  _globals['_CHATREQUEST']._serialized_end=711
-  _globals['_MESSAGE']._serialized_start=713
-  _globals['_MESSAGE']._serialized_end=753
-  _globals['_CHATEVENT']._serialized_start=756
-  _globals['_CHATEVENT']._serialized_end=945
-  _globals['_STARTED']._serialized_start=947
-  _globals['_STARTED']._serialized_end=1015
-  _globals['_DELTA']._serialized_start=1017
-  _globals['_DELTA']._serialized_end=1053
-  _globals['_FINISHED']._serialized_start=1055
-  _globals['_FINISHED']._serialized_end=1135
-  _globals['_USAGE']._serialized_start=1138
-  _globals['_USAGE']._serialized_end=1632
-  _globals['_MODELSREQUEST']._serialized_start=1634
-  _globals['_MODELSREQUEST']._serialized_end=1649
-  _globals['_MODELSRESPONSE']._serialized_start=1651
-  _globals['_MODELSRESPONSE']._serialized_end=1697
-  _globals['_MODEL']._serialized_start=1699
-  _globals['_MODEL']._serialized_end=1773
-  _globals['_STATUSREQUEST']._serialized_start=1775
-  _globals['_STATUSREQUEST']._serialized_end=1790
-  _globals['_STATUSRESPONSE']._serialized_start=1792
-  _globals['_STATUSRESPONSE']._serialized_end=1874
-  _globals['_RANKSTATUS']._serialized_start=1877
-  _globals['_RANKSTATUS']._serialized_end=2062
-  _globals['_REASONING']._serialized_start=2065
-  _globals['_REASONING']._serialized_end=2234
+  _globals['_CHATREQUEST']._serialized_end=751
+  _globals['_MESSAGE']._serialized_start=753
+  _globals['_MESSAGE']._serialized_end=793
+  _globals['_CHATEVENT']._serialized_start=796
+  _globals['_CHATEVENT']._serialized_end=985
+  _globals['_STARTED']._serialized_start=987
+  _globals['_STARTED']._serialized_end=1055
+  _globals['_DELTA']._serialized_start=1057
+  _globals['_DELTA']._serialized_end=1093
+  _globals['_FINISHED']._serialized_start=1095
+  _globals['_FINISHED']._serialized_end=1175
+  _globals['_USAGE']._serialized_start=1178
+  _globals['_USAGE']._serialized_end=1672
+  _globals['_MODELSREQUEST']._serialized_start=1674
+  _globals['_MODELSREQUEST']._serialized_end=1689
+  _globals['_MODELSRESPONSE']._serialized_start=1691
+  _globals['_MODELSRESPONSE']._serialized_end=1737
+  _globals['_MODEL']._serialized_start=1739
+  _globals['_MODEL']._serialized_end=1813
+  _globals['_STATUSREQUEST']._serialized_start=1815
+  _globals['_STATUSREQUEST']._serialized_end=1830
+  _globals['_STATUSRESPONSE']._serialized_start=1832
+  _globals['_STATUSRESPONSE']._serialized_end=1914
+  _globals['_RANKSTATUS']._serialized_start=1917
+  _globals['_RANKSTATUS']._serialized_end=2102
+  _globals['_REASONING']._serialized_start=2105
+  _globals['_REASONING']._serialized_end=2274
 # @@protoc_insertion_point(module_scope)

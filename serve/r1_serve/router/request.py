@@ -22,8 +22,8 @@ class Message:
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """None means: the checkpoint's default. ``max_tokens`` holds thinking and answer together, as does ``min_tokens``,
-    before which neither ends,
-    ``thinking_token_budget`` the thinking (-1: unlimited), and ``reasoning_effort`` is a word for that.
+    before which neither ends (with ``ignore_eos`` neither does before the last); ``thinking_token_budget`` holds the
+    thinking (-1: unlimited), and ``reasoning_effort`` is a word for that.
     ``loop_guard``: whether a thought in a loop is closed.
 
     ``model`` is empty where the client named none. ``stop`` strings are matched in the answer only.
@@ -46,3 +46,4 @@ class ChatRequest:
     reasoning_effort: Effort | None = None
     loop_guard: bool = True
     min_tokens: int = 0
+    ignore_eos: bool = False

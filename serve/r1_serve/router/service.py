@@ -297,7 +297,8 @@ def _sampling(request: ChatRequest, model: ServedModel, prompt_tokens: int) -> p
         repetition_penalty=given(request.repetition_penalty, defaults.repetition_penalty),
         max_tokens=max_tokens,
         min_tokens=request.min_tokens,
-        stop_token_ids=model.checkpoint.eos_ids,
+        stop_token_ids=() if request.ignore_eos else model.checkpoint.eos_ids,
+        ignore_eos=request.ignore_eos,
     )
 
 

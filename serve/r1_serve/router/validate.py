@@ -159,6 +159,7 @@ class ChatBody(_Strict):
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     min_tokens: int | None = Field(default=None, ge=0, lt=1 << 31)
+    ignore_eos: bool | None = None
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
     stop: Annotated[
         Annotated[
@@ -196,6 +197,7 @@ class ChatBody(_Strict):
             seed=self.seed,
             max_tokens=self.max_tokens or self.max_completion_tokens,
             min_tokens=self.min_tokens or 0,
+            ignore_eos=self.ignore_eos is True,
             n=self.n or 1,
             stop=tuple(self.stop or ()),
             thinking_token_budget=thinking if budget is None else budget,
