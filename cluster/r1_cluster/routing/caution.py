@@ -6,8 +6,8 @@ request loses, so nothing has to be known of seconds: holding pays when the chan
 
     (expected length / requests on the rank) / (BEGUN × context × PROMPT_TOKEN_STEPS × requests on the gang)
 
-Where thoughts are short and a rank runs few, a preemption costs less than the wait that avoids it, and nothing is held
-however full the cache will be; with thousands of tokens on ranks that step together it costs hundreds of times as much.
+Where thoughts are short and a rank runs few, a preemption costs less than the wait that avoids it; with thousands of
+tokens on ranks that step together it costs hundreds of times as much.
 """
 
 from __future__ import annotations
@@ -26,16 +26,14 @@ PROMPT_TOKEN_STEPS = 1 / 400
 # fewer preemptions and waits (benchmarks/r1_bench/policies.py): 1 preempts a third more, 8 costs goodput.
 BEGUN = 2.0
 
-# Standard deviations above the mean. More than two hold more than they save; as many below it are as good as certain.
+# Standard deviations above the mean. More than two hold more than they save.
 MOST = 2.0
-NEVER = -1e6  # whatever the chance to overflow
-_DEVIATIONS: Floats = np.linspace(-MOST, MOST, 81)
+_DEVIATIONS: Floats = np.linspace(0.0, MOST, 41)
 _LOG_STAKES: Floats = np.array([-np.log(1.0 - NormalDist().cdf(z)) for z in _DEVIATIONS])
 
 
 def caution(prompt_tokens: float, likely_tokens: float, on_rank: Floats, on_gang: Floats) -> Floats:
-    """By rank, how many standard deviations above its mean the forecast has to fit, -``MOST`` to ``MOST``, or ``NEVER``
-    where to hold costs more than a preemption that is certain: N by 1.
+    """By rank, how many standard deviations above its mean the forecast has to fit, 0 to ``MOST``: N by 1.
 
     ``likely_tokens``: what the request will generate, 0 where nobody knows; requests ``on_rank`` and ``on_gang``.
     """
@@ -43,5 +41,5 @@ def caution(prompt_tokens: float, likely_tokens: float, on_rank: Floats, on_gang
         return np.full((len(on_rank), 1), MOST)
     context = prompt_tokens + likely_tokens / 2
     stakes = (BEGUN * PROMPT_TOKEN_STEPS * context / likely_tokens) * on_rank * on_gang
-    deviations: Floats = np.interp(np.log(np.maximum(stakes, 1e-9)), _LOG_STAKES, _DEVIATIONS, left=NEVER)
+    deviations: Floats = np.interp(np.log(np.maximum(stakes, 1e-9)), _LOG_STAKES, _DEVIATIONS)
     return deviations[:, None]
