@@ -78,7 +78,17 @@ async def test_sampling_reaches_the_engine(world: Any, channel: Any, says: Any) 
     worker = await world.worker(says(THOUGHT))
     await events_of(
         rpc.ReasoningStub(channel).Chat(
-            ask(temperature=0, top_p=0.5, top_k=7, min_p=0.25, seed=-3, max_tokens=9, min_tokens=4, presence_penalty=-1, ignore_eos=True)
+            ask(
+                temperature=0,
+                top_p=0.5,
+                top_k=7,
+                min_p=0.25,
+                seed=-3,
+                max_tokens=9,
+                min_tokens=4,
+                presence_penalty=-1,
+                ignore_eos=True,
+            )
         )
     )
     sampling = (await worker.next_submit()).sampling

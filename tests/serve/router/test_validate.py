@@ -123,7 +123,21 @@ def test_every_supported_field_arrives() -> None:
         "stop": "END",
     }
     assert check(body).request() == ChatRequest(
-        "m", (Message("user", "x"),), 0.0, 1.0, 0, 0.1, -2.0, 2.0, 1.1, -5, 7, 3, ("END",), min_tokens=4, ignore_eos=True
+        "m",
+        (Message("user", "x"),),
+        0.0,
+        1.0,
+        0,
+        0.1,
+        -2.0,
+        2.0,
+        1.1,
+        -5,
+        7,
+        3,
+        ("END",),
+        min_tokens=4,
+        ignore_eos=True,
     )
 
 
