@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from r1_serve import rehearsal
 from r1_serve.rehearsal import engine_arguments, environment, sequence_parallel
+from r1_serve.workers.kv_events import fits
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,10 @@ def test_this_vllm_misreads_a_lone_token_until_the_piece_is_applied(facts: Any) 
 def test_float32_mla_runs_on_a_cpu_with_amx_too(facts: Any) -> None:
     assert facts["attention"] == "CPU_MLA"
     assert facts["block_size"] == 16
+
+
+def test_a_dense_model_gets_blocks_that_make_up_the_routers(facts: Any) -> None:
+    assert fits(facts["dense_block_size"])
 
 
 def test_a_lone_worker_stays_in_the_engine_process(facts: Any) -> None:

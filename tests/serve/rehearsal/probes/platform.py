@@ -4,6 +4,7 @@ import json
 import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from r1_serve import rehearsal
@@ -21,14 +22,25 @@ CONFIG = {
     "scoring_func": "sigmoid",
 }  # fmt: skip
 
+DENSE = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 64, "hidden_size": 64,
+    "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}  # fmt: skip
+
+
+def configured(shape: dict[str, Any]) -> Any:
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(shape), encoding="utf-8")
+        return EngineArgs(
+            model=folder, skip_tokenizer_init=True, dtype="float32", max_model_len=256,
+            **rehearsal.engine_arguments(kv_cache_gib=0.5),
+        ).create_engine_config()  # fmt: skip
+
+
 lone_token_misread = sequence_parallel.needed()  # before vLLM loads its plug-ins
 torch.cpu._is_amx_tile_supported = lambda: True  # a server CPU, where vLLM would choose a bfloat16 backend
-with TemporaryDirectory() as folder:
-    (Path(folder) / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
-    config = EngineArgs(
-        model=folder, skip_tokenizer_init=True, dtype="float32", max_model_len=256,
-        **rehearsal.engine_arguments(kv_cache_gib=0.5),
-    ).create_engine_config()  # fmt: skip
+config = configured(CONFIG)
 
 warnings: list[str] = []
 handler = logging.Handler()
@@ -48,6 +60,7 @@ print(
             "executor": config.parallel_config.distributed_executor_backend,
             "kv_cache_memory_bytes": config.cache_config.kv_cache_memory_bytes,
             "block_size": config.cache_config.block_size,
+            "dense_block_size": configured(DENSE).cache_config.block_size,
             "helpers_compiled_by": current_platform.simple_compile_backend,
             "lone_token_misread": lone_token_misread,
             "still_needed": still_needed,
