@@ -13,7 +13,7 @@ from r1_bench.fleet import Fleet
 from r1_cluster.plan import Plan
 from r1_cluster.simulator.options import load_profile
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.mark.parametrize("served", ["nano-tp1"], indirect=True)
