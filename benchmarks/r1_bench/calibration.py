@@ -186,7 +186,9 @@ def page(result: dict[str, Any]) -> str:
         kept = "yes" if row["kept"] else "**no**"
         lines.append(f"| {row['load']} | {row['per_second']} | {row['requests']} | {' | '.join(cells)} | {kept} |")
     lines += ["", "| cost | seconds |", "|---|---|"]
-    lines += [f"| {name} | {value:.4g} |" for name, value in profile.items() if isinstance(value, float)]
+    lines += [f"| {name} | {value:.4g} |" for name, value in profile.items() if name.endswith("_s")]
+    if profile["cores_busy_before"] is not None:
+        lines += ["", f"{profile['cores_busy_before']:.0%} of the cores were in use before it was measured."]
     lines += ["", "| sequences | cached tokens | step, ms | fit |", "|---|---|---|---|"]
     lines += [
         f"| {step['sequences']} | {step['cached']:,.0f} | {step['seconds'] * 1e3:.2f} | {step['error']:+.1%} |"

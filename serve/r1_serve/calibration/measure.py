@@ -17,8 +17,8 @@ from r1_serve.calibration.router import CalibrationFailed, Fleet, FleetBusy, Rou
 SHORT = 8  # numbers of a short prompt
 TOKENS = 24  # of each stream a step's time is the mean of, at least
 MAX_TOKENS = 1024  # an answer never gets there
-PAUSE_S = 0.03  # between two of them: a fleet of two cores is not to be kept busy by asking
 BESIDES = 3  # times that prompts beside a running batch are looked at
+PAUSE_S = 0.03  # between two of these prompts: a fleet of two cores is not to be kept busy by asking
 REPEATS = 5  # of a first token; the median counts
 LONGEST_PROMPT = 4096
 

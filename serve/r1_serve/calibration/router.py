@@ -178,12 +178,13 @@ class Router:
         try:
             while True:
                 await asyncio.sleep(POLL_S)
-                for task in tasks:
-                    if task.done():
-                        task.result()
-                        return streams
+                begun_all, over = all(stream.times for stream in streams), [task for task in tasks if task.done()]
+                for task in over:
+                    task.result()
+                if over and begun_all:
+                    return streams
                 now = time.perf_counter()
-                if all(stream.times for stream in streams):
+                if begun_all:
                     if not all_run:
                         all_run = True
                         begun()
@@ -191,7 +192,7 @@ class Router:
                     enough = now - start >= seconds and min(stream.since(start) for stream in streams) >= tokens
                     if enough or max(len(stream.times) for stream in streams) >= near_end:
                         return streams
-                if now > deadline:
+                if over or now > deadline:
                     raise CalibrationFailed(
                         f"{len(prompts)} answers did not all run at once in time: the fleet holds fewer; give --most"
                     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from r1_cluster.simulator.calibration import Beside, calibrate
@@ -80,10 +81,10 @@ async def test_the_costs_of_a_gang_come_back_whatever_the_ranks() -> None:
     assert linear.first_token_s == pytest.approx(0.02 - linear.step_s - linear.prompt_step_s)
 
 
-async def test_a_profile_is_what_a_simulation_reads(tmp_path: object) -> None:
+async def test_a_profile_is_what_a_simulation_reads(tmp_path: Path) -> None:
     found = await measure(Known(), Grid.up_to(8, 1.0))
     fitted = calibrate(found.steps, found.firsts)
-    path = tmp_path / "profile.yaml"  # type: ignore[operator]
+    path = tmp_path / "profile.yaml"
     path.write_text(profile(found, fitted, "http://router", 0.25))
     read = load_profile(path)
     assert read.step_s == pytest.approx(fitted.linear.step_s, rel=1e-3)
