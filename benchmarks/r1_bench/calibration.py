@@ -29,7 +29,7 @@ from r1_cluster.workload import Fixed, RequestClass, Requests, Trace, Workload
 from r1_serve.nano.tasks import held_out
 
 from r1_bench import results
-from r1_bench.chat import chat
+from r1_bench.chat import chat, open_loop
 from r1_bench.fleet import fleet
 
 GATES = {"throughput": 0.10, "tpot_p95": 0.15}  # relative errors
@@ -72,16 +72,8 @@ def _reasoning(usage: Mapping[str, Any]) -> int:
 
 async def replay(url: str, questions: Sequence[tuple[float, str]]) -> list[Served]:
     """Open loop: each question at its time. Times of the result are from the start."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     served = [Served(at) for at, _ in questions]
-    async with (
-        httpx.AsyncClient(base_url=url, timeout=600, limits=limits, trust_env=False) as client,
-        asyncio.TaskGroup() as group,
-    ):
-        started = time.perf_counter()
-        for (at, question), one in zip(questions, served, strict=True):
-            await asyncio.sleep(started + at - time.perf_counter())
-            group.create_task(ask(client, question, one))
+    started = await open_loop(url, questions, lambda client, n: ask(client, questions[n][1], served[n]))
     for one in served:
         one.first, one.last = one.first - started, one.last - started
     return served

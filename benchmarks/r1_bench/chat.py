@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +43,23 @@ async def chat(client: httpx.AsyncClient, question: str, **options: Any) -> Asyn
         async for line in response.aiter_lines():
             if line.startswith("data: {"):
                 yield read(json.loads(line.removeprefix("data: ")))
+
+
+async def open_loop(
+    url: str, questions: Sequence[tuple[float, str]], ask: Callable[[httpx.AsyncClient, int], Coroutine[Any, Any, None]]
+) -> float:
+    """``ask(client, number)`` of each (when in seconds, question) at its time, whatever became of the others. Returns
+    when it began, on the clock of ``time.perf_counter``."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    async with (
+        httpx.AsyncClient(base_url=url, timeout=600, limits=limits, trust_env=False) as client,
+        asyncio.TaskGroup() as group,
+    ):
+        started = time.perf_counter()
+        for number, (at, _) in enumerate(questions):
+            await asyncio.sleep(started + at - time.perf_counter())
+            group.create_task(ask(client, number))
+    return started
 
 
 def read(event: dict[str, Any]) -> Chunk:

@@ -26,7 +26,7 @@ from r1_cluster.plan import Plan
 from r1_serve.nano.tasks import held_out
 
 from r1_bench import results
-from r1_bench.chat import ChatError, chat
+from r1_bench.chat import ChatError, chat, open_loop
 from r1_bench.routers import side_by_side
 
 PLAN = "nano-dp2-ep2"
@@ -83,16 +83,8 @@ async def ask(client: httpx.AsyncClient, question: str, served: Served) -> None:
 
 async def replay(url: str, questions: Sequence[tuple[float, str]]) -> list[Served]:
     """Open loop: each question at its time, whatever became of the others."""
-    limits = httpx.Limits(max_connections=None)
     served = [Served() for _ in questions]
-    async with (
-        httpx.AsyncClient(base_url=url, timeout=600, limits=limits, trust_env=False) as client,
-        asyncio.TaskGroup() as group,
-    ):
-        started = time.monotonic()
-        for (at, question), one in zip(questions, served, strict=True):
-            await asyncio.sleep(started + at - time.monotonic())
-            group.create_task(ask(client, question, one))
+    await open_loop(url, questions, lambda client, n: ask(client, questions[n][1], served[n]))
     return served
 
 

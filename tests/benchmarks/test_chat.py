@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from typing import Any
 
 import httpx
 import pytest
-from r1_bench.chat import ChatError, Chunk, chat
+from r1_bench.chat import ChatError, Chunk, chat, open_loop
 
 THINKING = {"choices": [{"index": 0, "delta": {"reasoning_content": "1", "reasoning": "1"}, "finish_reason": None}]}
 ANSWER = {"choices": [{"index": 0, "delta": {"content": "2"}, "finish_reason": None}]}
@@ -41,3 +43,19 @@ async def test_an_error_within_the_stream_is_raised_in_the_routers_words() -> No
 async def test_a_refusal_is_raised_with_its_status() -> None:
     with pytest.raises(ChatError, match=r"^503: .*the rank is gone"):
         await asked(ERROR, status=503)
+
+
+async def test_an_open_loop_asks_each_at_its_time_whatever_became_of_the_others() -> None:
+    asked_at: dict[int, float] = {}
+    first_may_end = asyncio.Event()
+
+    async def ask(_: httpx.AsyncClient, number: int) -> None:
+        asked_at[number] = time.perf_counter()
+        if number == 0:
+            await first_may_end.wait()
+        else:
+            first_may_end.set()
+
+    began = await open_loop("http://router", [(0.0, "1 + 1?"), (0.05, "2 + 2?")], ask)
+    assert list(asked_at) == [0, 1]
+    assert asked_at[1] - began >= 0.05
