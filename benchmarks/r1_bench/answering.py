@@ -46,7 +46,7 @@ class AnsweringRank:
         self._news = asyncio.Condition()
         self._digests = 0
         self._hello = pb.Hello(
-            protocol_version=1,
+            protocol_version=2,
             worker_id=name,
             plan_name=plan.name,
             plan_hash=plan.hash,

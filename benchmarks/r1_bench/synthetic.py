@@ -42,7 +42,7 @@ class Rank:
         self._go = asyncio.Event()
         self._writing = asyncio.Lock()
         self._hello = pb.Hello(
-            protocol_version=1,
+            protocol_version=2,
             worker_id=name,
             plan_name=plan.name,
             plan_hash=plan.hash,
@@ -98,14 +98,14 @@ class Rank:
             frame = pb.Frame(load=pb.Load(running=len(self._running)))
             token = self._digits[step % 10]
             for request_id, left in list(self._running.items()):
-                last = left <= 1
-                finish = pb.FINISH_LENGTH if last else pb.FINISH_NONE
-                frame.deltas.add(request_id=request_id, token_ids=(token,), finish=finish)
-                if last:
-                    del self._running[request_id]
-                else:
+                if left > 1:
+                    frame.steady_request_ids.append(request_id)
+                    frame.steady_token_ids.append(token)
                     self._running[request_id] = left - 1
-            self.tokens += len(frame.deltas)
+                else:
+                    frame.deltas.add(request_id=request_id, token_ids=(token,), finish=pb.FINISH_LENGTH)
+                    del self._running[request_id]
+            self.tokens += len(frame.deltas) + len(frame.steady_token_ids)
             self.sent_at[step % 10] = time.monotonic()
             await self._write(call, frame)
 

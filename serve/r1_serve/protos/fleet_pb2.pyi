@@ -95,7 +95,7 @@ class Welcome(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., router_id: _Optional[str] = ..., ports: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("deltas", "load", "draining", "sequence", "kv", "others", "routers")
+    __slots__ = ("deltas", "load", "draining", "sequence", "kv", "others", "routers", "steady_request_ids", "steady_token_ids")
     DELTAS_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
@@ -103,6 +103,8 @@ class Frame(_message.Message):
     KV_FIELD_NUMBER: _ClassVar[int]
     OTHERS_FIELD_NUMBER: _ClassVar[int]
     ROUTERS_FIELD_NUMBER: _ClassVar[int]
+    STEADY_REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
+    STEADY_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     deltas: _containers.RepeatedCompositeFieldContainer[Delta]
     load: Load
     draining: bool
@@ -110,7 +112,9 @@ class Frame(_message.Message):
     kv: KvChange
     others: int
     routers: int
-    def __init__(self, deltas: _Optional[_Iterable[_Union[Delta, _Mapping]]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., draining: _Optional[bool] = ..., sequence: _Optional[int] = ..., kv: _Optional[_Union[KvChange, _Mapping]] = ..., others: _Optional[int] = ..., routers: _Optional[int] = ...) -> None: ...
+    steady_request_ids: _containers.RepeatedScalarFieldContainer[int]
+    steady_token_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, deltas: _Optional[_Iterable[_Union[Delta, _Mapping]]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., draining: _Optional[bool] = ..., sequence: _Optional[int] = ..., kv: _Optional[_Union[KvChange, _Mapping]] = ..., others: _Optional[int] = ..., routers: _Optional[int] = ..., steady_request_ids: _Optional[_Iterable[int]] = ..., steady_token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class KvChange(_message.Message):
     __slots__ = ("cleared", "removed", "stored")

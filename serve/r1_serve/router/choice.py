@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from r1_serve.checkpoint import Checkpoint
@@ -38,12 +38,14 @@ class Thought(Enum):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What reading token ids takes. ``control`` ids have no text."""
+    """What reading token ids takes. ``control`` ids have no text. ``plain``: texts of ids met so far that are whole
+    characters and do not end a line."""
 
     token_bytes: Sequence[bytes]
     control: frozenset[int]
     think_id: int | None
     think_end_id: int | None
+    plain: dict[int, str] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Vocabulary:
@@ -62,6 +64,7 @@ class Choice:
     __slots__ = (
         "_begun",
         "_held",
+        "_open",
         "_out",
         "_sealed",
         "_stops",
@@ -96,26 +99,20 @@ class Choice:
 
     def feed(self, token_ids: Iterable[int]) -> list[Piece]:
         """What newly may be shown. Ids after a stop string are neither read nor counted."""
-        table, control = self._vocabulary.token_bytes, self._vocabulary.control
+        plain = self._vocabulary.plain
         for token_id in token_ids:
-            if self.stopped:
-                break
-            self.completion_tokens += 1
-            if token_id in control:
-                self._steer(token_id)
+            text = plain.get(token_id) if self._open else None
+            if text is None:
+                if self.stopped:
+                    break
+                self._read(token_id)
                 continue
+            self.completion_tokens += 1
             if self.thinking:
                 self.reasoning_tokens += 1
             else:
                 self.answer_tokens += 1
-            # Engines can pick ids that only pad the vocabulary: they have no text.
-            text = self._utf8.decode(table[token_id] if token_id < len(table) else b"")
-            if not text:
-                continue
-            if self.thinking and self._begun and not self._held and text[-1] != "\n":
-                self._emit(text)  # as _show would, at most tokens of all
-            else:
-                self._show(text)
+            self._emit(text)  # as _read would, at most tokens of all
         return self._take()
 
     def end(self) -> list[Piece]:
@@ -134,6 +131,30 @@ class Choice:
         self._sealed = True
         return pieces
 
+    def _read(self, token_id: int) -> None:
+        self.completion_tokens += 1
+        vocabulary = self._vocabulary
+        if token_id in vocabulary.control:
+            self._steer(token_id)
+        else:
+            if self.thinking:
+                self.reasoning_tokens += 1
+            else:
+                self.answer_tokens += 1
+            # Engines can pick ids that only pad the vocabulary: they have no text.
+            table, opened = vocabulary.token_bytes, self._open
+            if text := self._utf8.decode(table[token_id] if token_id < len(table) else b""):
+                self._show(text)
+                if opened and self._open and text[-1] != "\n":
+                    vocabulary.plain[token_id] = text
+        self._look()
+
+    def _look(self) -> None:
+        """Whether an id's text can be shown as it is: nothing is held back, neither bytes nor newlines nor the start of
+        a stop string."""
+        held = self._held or self._utf8.getstate()[0] or (self._stops and not self.thinking)
+        self._open = self._begun and not (held or self.stopped)
+
     def _steer(self, token_id: int) -> None:
         if token_id == self._vocabulary.think_end_id and self.thinking:
             self._show(self._utf8.decode(b"", True))
@@ -149,7 +170,7 @@ class Choice:
     def _enter(self, thinking: bool) -> None:
         self.thinking = thinking
         self._utf8 = _Utf8(errors="replace")
-        self._begun = False  # whether anything of this part was shown
+        self._begun = self._open = False  # whether anything of this part was shown; see _look
         self._held = ""
 
     def _show(self, text: str) -> None:

@@ -19,7 +19,7 @@ from r1_serve.router.ranks import Rank, Ranks
 
 logger = logging.getLogger(__name__)
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 HELLO_TIMEOUT_S = 10.0
 MAX_ID_LENGTH = 200
 
@@ -107,6 +107,8 @@ class Fleet(rpc.FleetServicer):
                     raise BadFrame(f"frame {frame.sequence} came where {sequence} was due: tokens are lost or repeated")
             if not 0.0 <= frame.load.kv_usage <= 1.001:
                 raise BadFrame(f"a KV usage of {frame.load.kv_usage} is no share")
+            if len(frame.steady_request_ids) != len(frame.steady_token_ids):
+                raise BadFrame("a frame's request ids and token ids differ in number")
             strays = self._ranks.on_frame(rank, frame)
             if strays:
                 self._metrics.stray_deltas.inc(strays)

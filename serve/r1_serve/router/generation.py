@@ -156,7 +156,11 @@ class Generation:
         if self.done:
             return True
         finish = delta.finish
-        if delta.token_ids and self._read(delta):
+        token_ids = delta.token_ids[:]  # a list: protobuf's own container costs microseconds each time it is read
+        if token_ids and self.first_token_at is None:
+            self.cached_tokens = delta.cached_tokens
+            self.queue_seconds = delta.queue_time_us / 1e6
+        if token_ids and self._read(token_ids):
             self._go_on(running=finish == pb.FINISH_NONE)
             return True
         if finish == pb.FINISH_NONE and not self.choice.stopped:
@@ -173,13 +177,23 @@ class Generation:
             self._finish(_REASONS.get(finish, "stop"), running=finish == pb.FINISH_NONE)
         return True
 
-    def _read(self, delta: pb.Delta) -> bool:
+    def on_token(self, token_id: int) -> bool:
+        """As ``on_delta``, of one token that is not the submission's last."""
+        if self.done:
+            return True
+        if self._read([token_id]):
+            self._go_on(running=True)
+            return True
+        if self.choice.stopped:
+            self._finish("stop", running=True)
+            return True
+        return False
+
+    def _read(self, token_ids: list[int]) -> bool:
         """Whether the thought was closed: then the engine has to go on from what is here."""
-        now, choice, token_ids = self.call.clock(), self.choice, delta.token_ids
+        now, choice = self.call.clock(), self.choice
         if self.first_token_at is None:
             self.first_token_at = now
-            self.cached_tokens = delta.cached_tokens
-            self.queue_seconds = delta.queue_time_us / 1e6
             self._metrics.first_token(now - self.call.started_at, self.queue_seconds)
         else:
             self._metrics.inter_token_latency.observe((now - self._last_token_at) / len(token_ids))
@@ -196,17 +210,16 @@ class Generation:
             self._metrics.time_to_first_answer_token.observe(now - self.call.started_at)
         return closed
 
-    def _take(self, token_ids: Sequence[int]) -> bool:
+    def _take(self, token_ids: list[int]) -> bool:
         """One by one while a thought may have to be closed between two of them: how tokens are cut into deltas must
         not matter."""
         choice = self.choice
-        one_by_one = self.limit.next_check is not None and len(token_ids) > 1
-        for part in ([token_id] for token_id in token_ids) if one_by_one else (token_ids,):
-            self._token_ids.extend(part)
-            self._push(choice.feed(part))
-            if choice.thinking and self._close_if_due():
-                return True
-        return False
+        if len(token_ids) > 1 and self.limit.next_check is not None:
+            return any(self._take([token_id]) for token_id in token_ids)
+        self._token_ids.extend(token_ids)
+        for kind, text in choice.feed(token_ids):
+            self.call.push(self.index, kind, text)
+        return choice.thinking and self._close_if_due()
 
     def _close_if_due(self) -> bool:
         """Close the thought where its budget is spent or it runs in a loop, as if the model had written the end."""

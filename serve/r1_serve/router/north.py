@@ -16,7 +16,6 @@ from r1_serve.protos import reasoning_pb2 as pb
 from r1_serve.router import status
 from r1_serve.router.call import Call, Event, Finished
 from r1_serve.router.choice import Kind
-from r1_serve.router.pace import Pace
 from r1_serve.router.request_id import HEADER, request_id
 from r1_serve.router.service import Service
 from r1_serve.router.stall import Stall
@@ -32,7 +31,6 @@ SERVICE = pb.DESCRIPTOR.services_by_name["Reasoning"].full_name
 class Reasoning:
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._pace = Pace()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """For ``server.add_generic_rpc_handlers``. Chat decodes its bytes itself: bad ones are INVALID_ARGUMENT."""
@@ -65,7 +63,7 @@ class Reasoning:
                 request, own_id, context.time_remaining(), _key(context), sent.get("traceparent")
             )
             try:
-                with self._pace, Stall(self._service.settings.stall_s) as stall:
+                with self._service.pace, Stall(self._service.settings.stall_s) as stall:
                     await self._stream(call, context, stall)
             except ClientStalled as e:
                 call.fail(e)
@@ -91,7 +89,7 @@ class Reasoning:
                 await context.write(_message(event))
             stall.since = None
             if not call.ended:
-                await self._pace.wait()
+                await self._service.pace.wait()
         context.set_trailing_metadata((("r1-route", call.route),))
         stall.since = now()
         await context.write(pb.ChatEvent(usage=_usage(call.usage())))

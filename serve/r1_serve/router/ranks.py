@@ -21,6 +21,9 @@ class Work(Protocol):
 
     def submission(self, request_id: int) -> pb.Submit: ...
 
+    def on_token(self, token_id: int) -> bool:
+        """As ``on_delta``, of one token in the middle."""
+
     def on_delta(self, delta: pb.Delta) -> bool:
         """Take what a step brought; return whether it was the last."""
 
@@ -103,22 +106,33 @@ class Rank:
         self.others, self.routers = frame.others, max(1, frame.routers)
         if frame.HasField("load"):
             self.load = frame.load
-        strays = 0
+        strays = 0  # they crossed our Abort on the way
+        for request_id, token_id in zip(frame.steady_request_ids[:], frame.steady_token_ids[:], strict=True):
+            work = self._work.get(request_id)
+            if work is None:
+                strays += 1
+                continue
+            try:
+                if work.on_token(token_id):
+                    self._work.pop(request_id, None)
+            except Exception:
+                self._broken(request_id, work)
         for delta in frame.deltas:
             work = self._work.get(delta.request_id)
             if work is None:
-                strays += 1  # it crossed our Abort on the way
+                strays += 1
                 continue
             try:
-                last = work.on_delta(delta)
+                if work.on_delta(delta):
+                    self._work.pop(delta.request_id, None)
             except Exception:
-                logger.exception("a delta of request %d broke its generation", delta.request_id)
-                self.abort(delta.request_id)
-                work.fail(InternalError("internal error while reading the model's tokens; the log has more"))
-                continue
-            if last:
-                self._work.pop(delta.request_id, None)
+                self._broken(delta.request_id, work)
         return strays
+
+    def _broken(self, request_id: int, work: Work) -> None:
+        logger.exception("a token of request %d broke its generation", request_id)
+        self.abort(request_id)
+        work.fail(InternalError("internal error while reading the model's tokens; the log has more"))
 
     def lose(self, error: WorkerLost) -> None:
         """The stream is gone: so is everything on it."""

@@ -32,6 +32,7 @@ from r1_serve.router.limits import ThoughtLimit, enforced
 from r1_serve.router.metrics import NO_MODEL, Metrics
 from r1_serve.router.migrations import Migrations
 from r1_serve.router.models import Catalog, ServedModel
+from r1_serve.router.pace import Pace
 from r1_serve.router.ranks import Rank, Ranks
 from r1_serve.router.request import ChatRequest
 from r1_serve.router.sharing import Sharing
@@ -64,6 +65,7 @@ class Service:
         self.settings = settings
         self.stopping = False
         self.calls: set[Call] = set()
+        self.pace = Pace()
         self._idle = asyncio.Event()  # set when the last call of a stopping router ends
         self.tenants = TenantsFile(settings.tenants, clock)
         self.router_id = uuid.uuid4().hex

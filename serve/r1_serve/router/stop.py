@@ -14,6 +14,9 @@ class StopStrings:
         self._held = ""
         self.met: str | None = None
 
+    def __bool__(self) -> bool:
+        return bool(self._stops)
+
     def feed(self, text: str) -> tuple[str, bool]:
         """The text that may be shown now, and whether a stop string was met: then it and what follows are dropped."""
         if not self._stops:

@@ -149,8 +149,13 @@ class Generations:
             frame = frames.get(live.outbox)
             if frame is None:
                 frame = frames[live.outbox] = self._frame([])
-            delta = frame.deltas.add(request_id=live.request_id, token_ids=output.new_token_ids)
-            live.tokens += len(output.new_token_ids)
+            token_ids = output.new_token_ids
+            live.tokens += len(token_ids)
+            if live.started and output.finish_reason is None and len(token_ids) == 1:
+                frame.steady_request_ids.append(live.request_id)
+                frame.steady_token_ids.append(token_ids[0])
+                continue
+            delta = frame.deltas.add(request_id=live.request_id, token_ids=token_ids)
             if not live.started:
                 live.started = True
                 tell_start(delta, output)

@@ -26,7 +26,7 @@ Script = Callable[[fleet_pb2.Submit], Sequence[fleet_pb2.Delta]]
 
 def hello_of(plan: Plan, worker_id: str, **changes: Any) -> fleet_pb2.Hello:
     hello = fleet_pb2.Hello(
-        protocol_version=1,
+        protocol_version=2,
         worker_id=worker_id,
         plan_name=plan.name,
         plan_hash=plan.hash,
@@ -56,6 +56,7 @@ class FakeWorker:
         self.aborts: asyncio.Queue[int] = asyncio.Queue()
         self.demands: asyncio.Queue[fleet_pb2.Demand] = asyncio.Queue()
         self._script = script
+        self._begun: set[int] = set()
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
         self._call = fleet_pb2_grpc.FleetStub(self._channel).Attach(metadata=metadata(token))
         self._task: asyncio.Task[None] | None = None
@@ -75,7 +76,18 @@ class FakeWorker:
         self._task = asyncio.create_task(self._listen())
 
     async def send(self, *deltas: fleet_pb2.Delta, load: fleet_pb2.Load | None = None, draining: bool = False) -> None:
-        frame = fleet_pb2.Frame(deltas=deltas, load=load, draining=draining)
+        """One frame. As a real rank writes it: one token of a request that has begun and goes on is no delta."""
+        frame = fleet_pb2.Frame(load=load, draining=draining)
+        of = [delta.request_id for delta in deltas]
+        for delta in deltas:
+            steady = fleet_pb2.Delta(request_id=delta.request_id, token_ids=delta.token_ids)
+            alone = len(delta.token_ids) == of.count(delta.request_id) == 1
+            if alone and delta == steady and delta.request_id in self._begun:
+                frame.steady_request_ids.append(delta.request_id)
+                frame.steady_token_ids.append(delta.token_ids[0])
+            else:
+                frame.deltas.append(delta)
+        self._begun.update(of)
         await self._call.write(fleet_pb2.WorkerMessage(frame=frame))
 
     async def write(self, message: fleet_pb2.WorkerMessage) -> None:

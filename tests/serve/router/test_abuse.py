@@ -177,6 +177,7 @@ async def test_a_body_that_never_comes_is_given_up(world_of: Any) -> None:
 @pytest.mark.parametrize(
     ("frames", "said"),
     [
+        ([pb.Frame(steady_request_ids=[1, 2], steady_token_ids=[1])], "differ in number"),
         ([pb.Frame(sequence=2)], "frame 2 came where 1 was due"),
         ([pb.Frame(sequence=1), pb.Frame(sequence=1)], "frame 1 came where 2 was due"),
         ([pb.Frame(load=pb.Load(kv_usage=math.nan))], "KV usage of nan"),

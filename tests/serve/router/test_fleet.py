@@ -31,7 +31,7 @@ def asking(world: Any, model: str = "r1-nano", **fields: Any) -> asyncio.Task[An
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"protocol_version": 2}, "fleet protocol 2, this router 1"),
+        ({"protocol_version": 1}, "fleet protocol 1, this router 2"),
         ({"plan_hash": "abc"}, r"runs plan nano-tp1 \(abc\), this router knows nano-tp1"),
         ({"model": "other"}, "has no model 'other'"),
         ({"pool": "other"}, "pool 'other'"),

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.router.call import Call
+from r1_serve.router.pace import LONGEST_S
 
 ASK = [{"role": "user", "content": "x"}]
 
@@ -124,3 +125,66 @@ async def test_a_client_gone_between_two_tokens_ends_its_request_and_no_other(wo
     await worker.send(last)
     assert text(await events(connections[1][0])) == "a" + "b" * 20 + "c"
     connections[1][1].close()
+
+
+async def test_a_busy_loop_holds_text_back_and_writes_it_before_anything_else(world: Any, ids: Any) -> None:
+    world.router.service.pace.interval_s = LONGEST_S
+    worker = await world.worker()
+    reader, writer = await connect(world)
+    writer.write(post(stream_options={"include_usage": True}))
+    submit = await worker.next_submit()
+    for piece in ("a", *"b" * 30, "</think>", *"c" * 30):
+        await worker.send(pb.Delta(request_id=submit.request_id, token_ids=ids(piece)))
+    await worker.send(pb.Delta(request_id=submit.request_id, token_ids=ids("d"), finish=pb.FINISH_STOP))
+    found = await events(reader)
+    assert text(found) == "a" + "b" * 30 + "c" * 30 + "d"
+    assert found[-1]["usage"]["completion_tokens"] == 63
+    assert len(found) < 20
+    writer.close()
+
+
+async def test_text_held_back_goes_out_though_nothing_follows(world: Any, ids: Any) -> None:
+    world.router.service.pace.interval_s = LONGEST_S
+    worker = await world.worker()
+    reader, writer = await connect(world)
+    writer.write(post())
+    submit = await worker.next_submit()
+    for piece in "abc":
+        await worker.send(pb.Delta(request_id=submit.request_id, token_ids=ids(piece)))
+    async with asyncio.timeout(5):
+        seen = b""
+        while b'"reasoning":"c"' not in seen and b'"reasoning":"bc"' not in seen:
+            seen += await reader.read(4096)
+    writer.close()
+
+
+async def test_text_held_back_for_a_client_that_leaves_harms_nobody(world: Any, ids: Any) -> None:
+    world.router.service.pace.interval_s = LONGEST_S
+    worker = await world.worker()
+    (_, leaving), (reader, staying) = await connect(world), await connect(world)
+    submits = []
+    for writer in (leaving, staying):
+        writer.write(post())
+        submits.append(await worker.next_submit())
+    for piece in "abc":
+        await worker.send(*(pb.Delta(request_id=each.request_id, token_ids=ids(piece)) for each in submits))
+    leaving.transport.abort()
+    last = pb.Delta(request_id=submits[1].request_id, token_ids=ids("</think>d"), finish=pb.FINISH_STOP)
+    assert await worker.next_abort() == submits[0].request_id
+    await worker.send(last)
+    assert text(await events(reader)) == "abcd"
+    staying.close()
+
+
+async def test_a_connection_that_the_kernel_cuts_as_unread_ends_its_request_as_stalled(world: Any) -> None:
+    worker = await world.worker()
+    _, writer = await connect(world)
+    writer.write(post())
+    submit = await worker.next_submit()
+    (call,) = world.router.service.calls
+    (protocol,) = world.router._http._limits.protocols
+    protocol.connection_lost(TimeoutError("no acknowledgement"))
+    assert await worker.next_abort() == submit.request_id
+    assert call.error.reason == "client_stalled"
+    assert world.metric("r1_http_connections_closed_total", why="stalled") == 1
+    writer.close()

@@ -16,7 +16,7 @@ from r1_serve.workers.attachment import Attachments, resolve, targets
 from r1_serve.workers.autoscaling import Demands
 from r1_serve.workers.generations import Generations
 
-HELLO = pb.Hello(protocol_version=1, worker_id="w", model="m")
+HELLO = pb.Hello(protocol_version=2, worker_id="w", model="m")
 
 
 class Router(rpc.FleetServicer):
@@ -33,7 +33,7 @@ class Router(rpc.FleetServicer):
         if self.refuse:
             await context.abort(self.refuse, "unknown plan")
         reader = asyncio.create_task(self._read(messages))
-        yield pb.RouterMessage(welcome=pb.Welcome(protocol_version=1, router_id="r"))
+        yield pb.RouterMessage(welcome=pb.Welcome(protocol_version=2, router_id="r"))
         while (command := await self.commands.get()) is not None:
             yield command
         reader.cancel()

@@ -136,6 +136,26 @@ async def test_the_last_tokens_and_the_end_come_together_once(
     assert frame.deltas[0].finish == finish
 
 
+async def test_one_token_of_a_request_that_goes_on_takes_no_message(
+    generations: Generations, engine: Engine, router: Outbox
+) -> None:
+    await generations.submit(router, submit(7))
+    await generations.submit(router, submit(8))
+    for first, second in ((10, 20), (11, 21)):
+        engine.write("1", first)
+        engine.write("2", second)
+        engine.step(generations, stats(2))
+    engine.write("1", 12, 13)
+    engine.write("2", 22, finish_reason=FinishReason.STOP)
+    engine.step(generations, stats(1))
+    begun, steady, last = router.frames
+    assert [(d.request_id, list(d.token_ids)) for d in begun.deltas] == [(7, [10]), (8, [20])]
+    assert (list(steady.steady_request_ids), list(steady.steady_token_ids), len(steady.deltas)) == ([7, 8], [11, 21], 0)
+    assert [(d.request_id, list(d.token_ids)) for d in last.deltas] == [(7, [12, 13]), (8, [22])]
+    assert not begun.steady_request_ids
+    assert not last.steady_request_ids
+
+
 async def test_the_first_delta_alone_tells_of_the_cache_and_the_queue(
     generations: Generations, engine: Engine, router: Outbox
 ) -> None:
@@ -145,9 +165,9 @@ async def test_the_first_delta_alone_tells_of_the_cache_and_the_queue(
     engine.step(generations, stats())
     engine.write("1", 11, events=[EngineCoreEvent(EngineCoreEventType.PREEMPTED, 2.0), events[1]])
     engine.step(generations, stats())
-    first, second = (frame.deltas[0] for frame in router.frames)
-    assert (first.cached_tokens, first.queue_time_us) == (3, 500_000)
-    assert (second.cached_tokens, second.queue_time_us) == (0, 0)
+    first, second = router.frames
+    assert (first.deltas[0].cached_tokens, first.deltas[0].queue_time_us) == (3, 500_000)
+    assert list(second.steady_token_ids) == [11]
 
 
 async def test_an_aborted_request_is_stopped_and_heard_of_no_more(

@@ -22,7 +22,7 @@ from r1_serve.router.http.dialect import Dialect, Format
 from r1_serve.router.http.errors import error_response
 from r1_serve.router.http.shape import completion_body
 from r1_serve.router.http.sse import Chunks
-from r1_serve.router.http.wire import Wire
+from r1_serve.router.http.wire import Wire, unread
 from r1_serve.router.request import ChatRequest
 from r1_serve.router.service import Service
 from r1_serve.router.stall import stalled
@@ -61,7 +61,7 @@ async def respond(request: Request, read: Callable[[Any], tuple[ChatRequest, Dia
     call = await service.open(
         chat, request.state.request_id, timeout_s, key_of(request), request.headers.get("traceparent")
     )
-    return _Stream(call, service, dialect) if streamed else _Whole(call, dialect)
+    return _Stream(call, service, dialect) if streamed else _Whole(call, service, dialect)
 
 
 def _timeout(request: Request) -> float | None:
@@ -83,12 +83,14 @@ def key_of(request: Request) -> str | None:
 
 
 @contextlib.asynccontextmanager
-async def _while_connected(receive: Receive, call: Call) -> AsyncIterator[None]:
+async def _while_connected(scope: Scope, receive: Receive, call: Call, stall_s: float) -> AsyncIterator[None]:
     """Cancels ``call`` as soon as the client is gone, and on the way out."""
 
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
+        if unread(scope):
+            call.fail(stalled(stall_s))
         call.cancel()
 
     watcher = asyncio.create_task(watch())
@@ -102,14 +104,15 @@ async def _while_connected(receive: Receive, call: Call) -> AsyncIterator[None]:
 class _Whole(Response):
     """The complete answer, once it is complete."""
 
-    def __init__(self, call: Call, dialect: Dialect) -> None:
+    def __init__(self, call: Call, service: Service, dialect: Dialect) -> None:
         super().__init__()
         self._call = call
         self._dialect = dialect
+        self._stall_s = service.settings.stall_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         events: list[Event] = []
-        async with _while_connected(receive, self._call):
+        async with _while_connected(scope, receive, self._call, self._stall_s):
             try:
                 while new := await self._call.take():
                     events += new
@@ -130,11 +133,12 @@ class _Stream(Response):
         self._call = call
         self._dialect = dialect
         self._metrics = service.metrics
+        self._pace = service.pace
         self._keep_alive_s = service.settings.keep_alive_s
         self._stall_s = service.settings.stall_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with _while_connected(receive, self._call):
+        async with _while_connected(scope, receive, self._call, self._stall_s):
             try:
                 events = await self._call.take(self._keep_alive_s)
             except Cancelled:
@@ -148,11 +152,11 @@ class _Stream(Response):
                 (b"cache-control", b"no-cache"),
                 (b"x-accel-buffering", b"no"),
             ]
-            wire = Wire(scope, chunks)
+            wire = Wire(scope, chunks, self._pace)
             if events:
                 wire.hold_head()
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-            with contextlib.suppress(Cancelled):
+            with self._pace, contextlib.suppress(Cancelled):
                 await self._events(events, chunks, wire, send)
 
     async def _events(self, events: list[Event], chunks: Format, wire: Wire, send: Send) -> None:
@@ -161,6 +165,7 @@ class _Stream(Response):
         call = self._call
 
         async def write(data: bytes, *, more: bool = True) -> None:
+            data = wire.held() + data
             try:
                 async with asyncio.timeout(self._stall_s):  # it waits for room in the connection's buffer
                     await send({"type": "http.response.body", "body": data, "more_body": more})

@@ -37,6 +37,8 @@ class Chunks:
             "model": call.model.name,
         }
         self._head = b"data: " + orjson.dumps(self._common)[:-1] + b',"choices":[{"index":%d,"delta":'
+        begun = [self._head % index for index in range(call.request.n)]
+        self._begun = [(head + b'{"reasoning_content":', head + b'{"content":') for head in begun]
 
     def opening(self) -> bytes:
         """The role of each choice."""
@@ -52,10 +54,11 @@ class Chunks:
 
     def text(self, index: int, kind: Kind, text: str) -> bytes:
         written = orjson.dumps(text)
+        thinking, answer = self._begun[index]
         if kind is Kind.ANSWER:
-            return self._head % index + b'{"content":' + written + _TEXT_END
+            return b"".join((answer, written, _TEXT_END))
         # DeepSeek's clients read the first, vLLM's and newer ones the second.
-        return self._head % index + b'{"reasoning_content":' + written + b',"reasoning":' + written + _TEXT_END
+        return b"".join((thinking, written, b',"reasoning":', written, _TEXT_END))
 
     def closing(self) -> bytes:
         if not self._include_usage:

@@ -14,9 +14,16 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from r1_serve.router.choice import Kind
 from r1_serve.router.http.dialect import Format
 from r1_serve.router.http.limits import Limits
+from r1_serve.router.pace import Pace
 
 _CYCLE = "r1.cycle"
+_STALLED = "stalled"
 LIMITS = "r1.limits"
+
+
+def unread(scope: Scope) -> bool:
+    """Whether the connection was cut because its client read nothing."""
+    return _STALLED in scope["extensions"][_CYCLE]
 
 
 class WiredProtocol(HttpToolsProtocol):
@@ -43,6 +50,9 @@ class WiredProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._limits.protocols.discard(self)
+        if isinstance(exc, TimeoutError):  # the kernel's, see Limits
+            self._limits.closed.labels("stalled").inc()
+            (self.scope or {}).get("extensions", {}).get(_CYCLE, {})[_STALLED] = True
         self._stop_waiting()
         super().connection_lost(exc)
 
@@ -103,15 +113,18 @@ class _Held:
 class Wire:
     """Writes text of a response that has been started, as chunks of its transfer encoding.
 
-    It takes nothing while the connection's buffer is over its high-water mark: then text is merged in the call, and the
-    response's own task sends it once the client reads again.
+    Where the event loop does not keep up, text within the pace's interval after the last is held back and goes out in
+    one piece. It takes nothing while the connection's buffer is over its high-water mark: then text is merged in the
+    call, and the response's own task sends it, after what is held, once the client reads again.
     """
 
-    def __init__(self, scope: Scope, chunks: Format) -> None:
+    def __init__(self, scope: Scope, chunks: Format, pace: Pace) -> None:
         self._cycle: Any = scope["extensions"][_CYCLE]["cycle"]
         self._flow = self._cycle.flow
         self._write = self._cycle.transport.write
         self._text = chunks.text
+        self._pace = pace
+        self._held: dict[tuple[int, Kind], str] = {}
         self._now = asyncio.get_running_loop().time
         self.written_at = self._now()  # in the loop's time
 
@@ -128,10 +141,29 @@ class Wire:
         """Seconds since anything was written."""
         return self._now() - self.written_at
 
+    def held(self) -> bytes:
+        """What is held back, to be written before anything else: no longer here."""
+        if not self._held:
+            return b""
+        held, self._held = self._held, {}
+        return b"".join(self._text(index, kind, text) for (index, kind), text in held.items())
+
     def __call__(self, index: int, kind: Kind, text: str) -> bool:
         if self._flow.write_paused or self._cycle.disconnected:
             return False
-        data = self._text(index, kind, text)
-        self._write(b"%x\r\n%b\r\n" % (len(data), data))
-        self.written_at = self._now()
+        now, interval_s = self._now(), self._pace.interval_s
+        if self._held or (interval_s and now - self.written_at < interval_s):
+            if not self._held:
+                self._pace.hold(self._flush)
+            self._held[index, kind] = self._held.get((index, kind), "") + text
+            return True
+        self._chunk(self._text(index, kind, text), now)
         return True
+
+    def _flush(self) -> None:
+        if (data := self.held()) and not self._cycle.disconnected:
+            self._chunk(data, self._now())
+
+    def _chunk(self, data: bytes, now: float) -> None:
+        self._write(b"%x\r\n%b\r\n" % (len(data), data))
+        self.written_at = now
