@@ -99,21 +99,32 @@ class Choice:
 
     def feed(self, token_ids: Iterable[int]) -> list[Piece]:
         """What newly may be shown. Ids after a stop string are neither read nor counted."""
-        plain = self._vocabulary.plain
         for token_id in token_ids:
-            text = plain.get(token_id) if self._open else None
-            if text is None:
-                if self.stopped:
-                    break
+            text = self.plain(token_id)
+            if text is not None:
+                self._emit(text)
+            elif self.stopped:
+                break
+            else:
                 self._read(token_id)
-                continue
+        return self._take()
+
+    def plain(self, token_id: int) -> str | None:
+        """Read an id of which nothing has to be held back, most of all, and return its text, to be shown as
+        :attr:`kind`. None: it was not read, feed it."""
+        text = self._vocabulary.plain.get(token_id) if self._open else None
+        if text is not None:
             self.completion_tokens += 1
             if self.thinking:
                 self.reasoning_tokens += 1
             else:
                 self.answer_tokens += 1
-            self._emit(text)  # as _read would, at most tokens of all
-        return self._take()
+        return text
+
+    @property
+    def kind(self) -> Kind:
+        """Of what is shown now."""
+        return Kind.THINKING if self.thinking else Kind.ANSWER
 
     def end(self) -> list[Piece]:
         """What was held back, once no more ids come: half a character as U+FFFD, the start of a stop string."""
@@ -170,8 +181,9 @@ class Choice:
     def _enter(self, thinking: bool) -> None:
         self.thinking = thinking
         self._utf8 = _Utf8(errors="replace")
-        self._begun = self._open = False  # whether anything of this part was shown; see _look
-        self._held = ""
+        self._begun = False  # whether anything of this part was shown
+        self._open = False  # see _look
+        self._held: str = ""
 
     def _show(self, text: str) -> None:
         if not self._begun:
@@ -192,7 +204,7 @@ class Choice:
     def _emit(self, text: str) -> None:
         if not text:
             return
-        kind = Kind.THINKING if self.thinking else Kind.ANSWER
+        kind = self.kind
         if self._out and self._out[-1][0] is kind:
             text = self._out.pop()[1] + text
         self._out.append((kind, text))

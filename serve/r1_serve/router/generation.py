@@ -178,13 +178,25 @@ class Generation:
         return True
 
     def on_token(self, token_id: int) -> bool:
-        """As ``on_delta``, of one token that is not the submission's last."""
+        """As ``on_delta``, of one token that is not the submission's last: where most of the router's time goes."""
         if self.done:
             return True
+        choice = self.choice
+        text = None if self.suspect else choice.plain(token_id)
+        if text is not None:  # so it is not the first, neither of all nor of the answer
+            now = self.call.clock()
+            self._metrics.inter_token_latency.observe(now - self._last_token_at)
+            self._last_token_at = now
+            self._token_ids.append(token_id)
+            self.call.push(self.index, choice.kind, text)
+            if choice.thinking and self._close_if_due():
+                self._go_on(running=True)
+                return True
+            return False
         if self._read([token_id]):
             self._go_on(running=True)
             return True
-        if self.choice.stopped:
+        if choice.stopped:
             self._finish("stop", running=True)
             return True
         return False

@@ -1,9 +1,10 @@
 """How often a call may send: as events come while the event loop keeps up, merged over time where it does not.
 
 A write to a client costs as much as a token's other work, a gRPC message several times that, so with many calls the
-loop can spend all its time on them. How many calls are open says little about that: what matters is how much of its time the loop has left. Two signs tell:
-the CPU time of its thread, and by how much it comes late to a tick, at work or waiting for a core. A loop of many short
-steps is hardly ever late though it never rests; one that other processes keep from the core is late on little CPU time.
+loop can spend all its time on them. How many calls are open says little about that: what matters is how much of its
+time the loop has left. Two signs tell: the CPU time of its thread, and by how much it comes late to a tick, at work or
+waiting for a core. A loop of many short steps is hardly ever late though it never rests; one that other processes keep
+from the core is late on little CPU time.
 """
 
 from __future__ import annotations

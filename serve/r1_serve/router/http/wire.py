@@ -124,7 +124,7 @@ class Wire:
         self._write = self._cycle.transport.write
         self._text = chunks.text
         self._pace = pace
-        self._held: dict[tuple[int, Kind], str] = {}
+        self._held: list[tuple[int, Kind, list[str]]] = []
         self._now = asyncio.get_running_loop().time
         self.written_at = self._now()  # in the loop's time
 
@@ -143,19 +143,23 @@ class Wire:
 
     def held(self) -> bytes:
         """What is held back, to be written before anything else: no longer here."""
-        if not self._held:
-            return b""
-        held, self._held = self._held, {}
-        return b"".join(self._text(index, kind, text) for (index, kind), text in held.items())
+        held, self._held = self._held, []
+        return b"".join(self._text(index, kind, "".join(parts)) for index, kind, parts in held)
 
     def __call__(self, index: int, kind: Kind, text: str) -> bool:
+        if held := self._held:
+            last = held[-1]
+            if last[0] == index and last[1] is kind:
+                last[2].append(text)
+            else:
+                held.append((index, kind, [text]))
+            return True
         if self._flow.write_paused or self._cycle.disconnected:
             return False
         now, interval_s = self._now(), self._pace.interval_s
-        if self._held or (interval_s and now - self.written_at < interval_s):
-            if not self._held:
-                self._pace.hold(self._flush)
-            self._held[index, kind] = self._held.get((index, kind), "") + text
+        if interval_s and now - self.written_at < interval_s:
+            held.append((index, kind, [text]))
+            self._pace.hold(self._flush)
             return True
         self._chunk(self._text(index, kind, text), now)
         return True
