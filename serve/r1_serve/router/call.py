@@ -142,10 +142,13 @@ class Call:
             self._direct = direct
             self._wake = asyncio.get_running_loop().create_future()
             try:
-                # Events that come in the very moment the time is up are there all the same.
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(timeout_s):
-                        await self._wake
+                if timeout_s is None:
+                    await self._wake
+                else:
+                    # Events that come in the very moment the time is up are there all the same.
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(timeout_s):
+                            await self._wake
             finally:
                 self._wake = self._direct = None
         if self._events:
