@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from r1_serve.errors import R1Error
 
-_EVENT = b"data: {"
 _ERROR = b'data: {"error"'
+_TOKENS = re.compile(rb'"completion_tokens":(\d+)')
 POLL_S = 0.02
 IDLE_WITHIN_S = 30.0
 
@@ -74,16 +75,14 @@ class Stream:
 
     def __init__(self) -> None:
         self.times: list[float] = []
-        self._opened = False
 
     def read(self, data: bytes) -> None:
         """Raises CalibrationFailed where the router broke the answer off."""
         if _ERROR in data:
             raise CalibrationFailed(f"the router broke an answer off: {data.decode(errors='replace')[:300]}")
-        events = data.count(_EVENT)
-        if events and not self._opened:
-            self._opened, events = True, events - 1  # the first names the role and has no text
-        self.times += [time.perf_counter()] * events
+        # By the router's count: an event may have the text of several tokens.
+        if counts := _TOKENS.findall(data):
+            self.times += [time.perf_counter()] * (int(counts[-1]) - len(self.times))
 
     def since(self, start: float) -> int:
         """Tokens that came after ``start``."""
@@ -143,7 +142,7 @@ class Router:
         """By the router's own count."""
         body = _body(prompt, 1, self._model)
         try:
-            response = await self._client.post("/v1/chat/completions", json={**body, "stream": False})
+            response = await self._client.post("/v1/chat/completions", json={**body, "stream": False, "stream_options": None})
         except httpx.HTTPError as e:
             raise _unreachable(self._client, e) from e
         if response.status_code != 200:
@@ -233,6 +232,7 @@ def _body(prompt: str, max_tokens: int, model: str | None) -> dict[str, Any]:
         "ignore_eos": True,  # min_tokens would do it as well, at a cost in each step of the engine
         "loop_guard": False,
         "stream": True,
+        "stream_options": {"continuous_usage_stats": True},
     }
 
 

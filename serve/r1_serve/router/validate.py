@@ -103,6 +103,7 @@ class _Message(_Strict):
 
 class _StreamOptions(_Strict):
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None  # vLLM's
     include_obfuscation: bool | None = None
 
 

@@ -72,6 +72,23 @@ async def test_the_stream_on_the_wire_is_server_sent_events_up_to_done(world: An
     assert chunks[-1]["usage"]["completion_tokens"] > 0
 
 
+async def test_chunks_count_along_where_that_is_asked_for(world: Any, says: Any) -> None:
+    await world.worker(says(THOUGHT))
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    stream = await world.client.chat.completions.create(
+        model="r1-nano", messages=QUESTION, stream=True, stream_options=options
+    )
+    counted = [(chunk.choices, chunk.usage) async for chunk in stream]
+    so_far = [usage for choices, usage in counted if choices and usage]
+    last = counted[-1][1]
+    tokens = [usage.completion_tokens for usage in so_far]
+    assert tokens == sorted(set(tokens))
+    assert len(tokens) > 3
+    assert tokens[-1] <= last.completion_tokens <= tokens[-1] + 1  # the end-of-sequence token has no text
+    assert {usage.prompt_tokens for usage in so_far} == {last.prompt_tokens}
+    assert so_far[-1].completion_tokens_details.reasoning_tokens == last.completion_tokens_details.reasoning_tokens
+
+
 @pytest.mark.parametrize("given", ["a" * 65, "no spaces", "-x", "http://x/", ""])
 async def test_a_clients_request_id_that_is_no_short_token_is_replaced(world: Any, given: str) -> None:
     async with httpx.AsyncClient(base_url=world.http) as http:

@@ -41,8 +41,12 @@ async def chat_completions(request: Request) -> Response:
         body = check(value)
         if body.stream_options is not None and not body.stream:
             raise InvalidRequest("stream_options: only with stream true", field="stream_options")
-        include_usage = bool(body.stream_options and body.stream_options.include_usage)
-        dialect = Dialect(lambda call: Chunks(call, include_usage=include_usage), completion_body, error_response)
+        asked = body.stream_options
+        usage = bool(asked and asked.include_usage)
+        counted = bool(asked and asked.continuous_usage_stats)
+        dialect = Dialect(
+            lambda call: Chunks(call, include_usage=usage, continuous_usage=counted), completion_body, error_response
+        )
         return body.request(), dialect, bool(body.stream)
 
     return await respond(request, read)

@@ -13,7 +13,8 @@ from r1_serve.router.http.errors import error_body
 from r1_serve.router.http.shape import finish_body, usage_body
 
 DONE = b"data: [DONE]\n\n"
-_TEXT_END = b'},"finish_reason":null}]}\n\n'
+_TEXT_END = b'},"finish_reason":null}]'
+_END = b"}\n\n"
 EVENTS = b"text/event-stream; charset=utf-8"
 
 
@@ -27,9 +28,11 @@ class Chunks:
     media_type = EVENTS
     keep_alive = b": keep-alive\n\n"
 
-    def __init__(self, call: Call, *, include_usage: bool = False) -> None:
+    def __init__(self, call: Call, *, include_usage: bool = False, continuous_usage: bool = False) -> None:
+        """``continuous_usage``: chunks with text carry the counts up to that text."""
         self._call = call
         self._include_usage = include_usage
+        self._continuous_usage = continuous_usage
         self._common = {
             "id": f"chatcmpl-{call.request_id}",
             "object": "chat.completion.chunk",
@@ -56,9 +59,22 @@ class Chunks:
         written = orjson.dumps(text)
         thinking, answer = self._begun[index]
         if kind is Kind.ANSWER:
-            return b"".join((answer, written, _TEXT_END))
+            return b"".join((answer, written, _TEXT_END, self._so_far(), _END))
         # DeepSeek's clients read the first, vLLM's and newer ones the second.
-        return b"".join((thinking, written, b',"reasoning":', written, _TEXT_END))
+        return b"".join((thinking, written, b',"reasoning":', written, _TEXT_END, self._so_far(), _END))
+
+    def _so_far(self) -> bytes:
+        if not self._continuous_usage:
+            return b""
+        choices = [generation.choice for generation in self._call.generations]
+        prompt, completion = self._call.prompt_tokens, sum(choice.completion_tokens for choice in choices)
+        counts = {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "completion_tokens_details": {"reasoning_tokens": sum(choice.reasoning_tokens for choice in choices)},
+        }
+        return b',"usage":' + orjson.dumps(counts)
 
     def closing(self) -> bytes:
         if not self._include_usage:
