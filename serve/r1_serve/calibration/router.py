@@ -152,7 +152,7 @@ class Router:
     async def first_token(self, prompt: str) -> float:
         """Seconds from the request to its first token."""
         stream, started = Stream(), time.perf_counter()
-        await self._run(stream, _body(prompt, 2, self._model))
+        await self._run(stream, _body(prompt, 8, self._model))  # the first ones may have no text
         if not stream.times:
             raise CalibrationFailed("an answer came without a token: ask it of this model by hand, see docs/api.md")
         return stream.times[0] - started

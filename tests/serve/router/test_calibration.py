@@ -72,7 +72,7 @@ async def test_every_answer_asks_to_go_on_to_its_end(world: Any, says: Any) -> N
         assert await Router(http, None).first_token("1 2 3") > 0
     sampling = (await worker.next_submit()).sampling
     assert sampling.ignore_eos
-    assert (sampling.max_tokens, list(sampling.stop_token_ids)) == (2, [])
+    assert (sampling.max_tokens, list(sampling.stop_token_ids)) == (8, [])
 
 
 async def test_what_the_router_refuses_is_told_in_its_words(world: Any) -> None:
