@@ -142,7 +142,9 @@ class Router:
         """By the router's own count."""
         body = _body(prompt, 1, self._model)
         try:
-            response = await self._client.post("/v1/chat/completions", json={**body, "stream": False, "stream_options": None})
+            response = await self._client.post(
+                "/v1/chat/completions", json={**body, "stream": False, "stream_options": None}
+            )
         except httpx.HTTPError as e:
             raise _unreachable(self._client, e) from e
         if response.status_code != 200:
