@@ -12,6 +12,7 @@ import grpc
 from r1_cluster.plan import Plan
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.protos import fleet_pb2_grpc as rpc
+from r1_serve.protos.version import PROTOCOL_VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class AnsweringRank:
         self._news = asyncio.Condition()
         self._digests = 0
         self._hello = pb.Hello(
-            protocol_version=2,
+            protocol_version=PROTOCOL_VERSION,
             worker_id=name,
             plan_name=plan.name,
             plan_hash=plan.hash,

@@ -19,6 +19,7 @@ from r1_cluster.plan import Plan
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.protos import fleet_pb2_grpc as rpc
 from r1_serve.protos import reasoning_pb2 as north
+from r1_serve.protos.version import PROTOCOL_VERSION
 
 OPTIONS = (("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20))
 CHAT = "/r1.v1.Reasoning/Chat"
@@ -42,7 +43,7 @@ class Rank:
         self._go = asyncio.Event()
         self._writing = asyncio.Lock()
         self._hello = pb.Hello(
-            protocol_version=2,
+            protocol_version=PROTOCOL_VERSION,
             worker_id=name,
             plan_name=plan.name,
             plan_hash=plan.hash,

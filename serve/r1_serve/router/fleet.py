@@ -12,6 +12,7 @@ from r1_cluster.plan import Plan
 from r1_serve.errors import AttachRefused, BadFrame, R1Error
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.protos import fleet_pb2_grpc as rpc
+from r1_serve.protos.version import PROTOCOL_VERSION
 from r1_serve.router.door import Door
 from r1_serve.router.metrics import Metrics
 from r1_serve.router.models import Catalog
@@ -19,7 +20,6 @@ from r1_serve.router.ranks import Rank, Ranks
 
 logger = logging.getLogger(__name__)
 
-PROTOCOL_VERSION = 2
 HELLO_TIMEOUT_S = 10.0
 MAX_ID_LENGTH = 200
 

@@ -193,13 +193,7 @@ class Generation:
                 self._go_on(running=True)
                 return True
             return False
-        if self._read([token_id]):
-            self._go_on(running=True)
-            return True
-        if choice.stopped:
-            self._finish("stop", running=True)
-            return True
-        return False
+        return self.on_delta(pb.Delta(token_ids=[token_id]))
 
     def _read(self, token_ids: list[int]) -> bool:
         """Whether the thought was closed: then the engine has to go on from what is here."""
@@ -229,8 +223,7 @@ class Generation:
         if len(token_ids) > 1 and self.limit.next_check is not None:
             return any(self._take([token_id]) for token_id in token_ids)
         self._token_ids.extend(token_ids)
-        for kind, text in choice.feed(token_ids):
-            self.call.push(self.index, kind, text)
+        self._push(choice.feed(token_ids))
         return choice.thinking and self._close_if_due()
 
     def _close_if_due(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Protocol
 
 from r1_cluster.plan import Plan
@@ -106,33 +107,24 @@ class Rank:
         self.others, self.routers = frame.others, max(1, frame.routers)
         if frame.HasField("load"):
             self.load = frame.load
-        strays = 0  # they crossed our Abort on the way
-        for request_id, token_id in zip(frame.steady_request_ids[:], frame.steady_token_ids[:], strict=True):
+        strays = 0
+        steady = zip(frame.steady_request_ids[:], frame.steady_token_ids[:], strict=True)
+        parts: Iterator[tuple[int, int | pb.Delta]] = chain(steady, ((d.request_id, d) for d in frame.deltas))
+        for request_id, part in parts:
             work = self._work.get(request_id)
             if work is None:
-                strays += 1
+                strays += 1  # it crossed our Abort on the way
                 continue
             try:
-                if work.on_token(token_id):
-                    self._work.pop(request_id, None)
+                last = work.on_token(part) if isinstance(part, int) else work.on_delta(part)
             except Exception:
-                self._broken(request_id, work)
-        for delta in frame.deltas:
-            work = self._work.get(delta.request_id)
-            if work is None:
-                strays += 1
+                logger.exception("a delta of request %d broke its generation", request_id)
+                self.abort(request_id)
+                work.fail(InternalError("internal error while reading the model's tokens; the log has more"))
                 continue
-            try:
-                if work.on_delta(delta):
-                    self._work.pop(delta.request_id, None)
-            except Exception:
-                self._broken(delta.request_id, work)
+            if last:
+                self._work.pop(request_id, None)
         return strays
-
-    def _broken(self, request_id: int, work: Work) -> None:
-        logger.exception("a token of request %d broke its generation", request_id)
-        self.abort(request_id)
-        work.fail(InternalError("internal error while reading the model's tokens; the log has more"))
 
     def lose(self, error: WorkerLost) -> None:
         """The stream is gone: so is everything on it."""

@@ -18,8 +18,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from r1_serve.errors import R1Error
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.protos import fleet_pb2_grpc as rpc
+from r1_serve.protos.version import PROTOCOL_VERSION
 from r1_serve.router.door import Door
-from r1_serve.router.fleet import PROTOCOL_VERSION
 
 logger = logging.getLogger(__name__)
 

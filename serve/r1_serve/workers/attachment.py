@@ -21,7 +21,6 @@ from r1_serve.workers.generations import Generations
 
 logger = logging.getLogger(__name__)
 
-PROTOCOL_VERSION = 2
 RETRY_S = 1.0
 MAX_RETRY_S = 30.0  # between tries where the router does not know our fleet token: it will be a while
 

@@ -10,11 +10,12 @@ from r1_cluster.plan import Plan, Pool
 
 from r1_serve import fleet_token, logs
 from r1_serve.protos import fleet_pb2 as pb
+from r1_serve.protos.version import PROTOCOL_VERSION
 from r1_serve.settings import FleetSettings, WorkerSettings, load
 from r1_serve.tracing import tracing
 from r1_serve.workers import engine as engines
 from r1_serve.workers import gang as gangs
-from r1_serve.workers.attachment import PROTOCOL_VERSION, Attachments, targets
+from r1_serve.workers.attachment import Attachments, targets
 from r1_serve.workers.autoscaling import Demands
 from r1_serve.workers.generations import Generations
 from r1_serve.workers.kv_events import KvEvents, endpoint_of, fits

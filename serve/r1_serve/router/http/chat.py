@@ -65,7 +65,7 @@ async def respond(request: Request, read: Callable[[Any], tuple[ChatRequest, Dia
     call = await service.open(
         chat, request.state.request_id, timeout_s, key_of(request), request.headers.get("traceparent")
     )
-    return _Stream(call, service, dialect) if streamed else _Whole(call, service, dialect)
+    return _Stream(call, service, dialect) if streamed else _Whole(call, dialect)
 
 
 def _timeout(request: Request) -> float | None:
@@ -87,14 +87,14 @@ def key_of(request: Request) -> str | None:
 
 
 @contextlib.asynccontextmanager
-async def _while_connected(scope: Scope, receive: Receive, call: Call, stall_s: float) -> AsyncIterator[None]:
+async def _while_connected(scope: Scope, receive: Receive, call: Call) -> AsyncIterator[None]:
     """Cancels ``call`` as soon as the client is gone, and on the way out."""
 
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        if unread(scope):
-            call.fail(stalled(stall_s))
+        if error := unread(scope):
+            call.fail(error)
         call.cancel()
 
     watcher = asyncio.create_task(watch())
@@ -108,15 +108,14 @@ async def _while_connected(scope: Scope, receive: Receive, call: Call, stall_s: 
 class _Whole(Response):
     """The complete answer, once it is complete."""
 
-    def __init__(self, call: Call, service: Service, dialect: Dialect) -> None:
+    def __init__(self, call: Call, dialect: Dialect) -> None:
         super().__init__()
         self._call = call
         self._dialect = dialect
-        self._stall_s = service.settings.stall_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         events: list[Event] = []
-        async with _while_connected(scope, receive, self._call, self._stall_s):
+        async with _while_connected(scope, receive, self._call):
             try:
                 while new := await self._call.take():
                     events += new
@@ -142,7 +141,7 @@ class _Stream(Response):
         self._stall_s = service.settings.stall_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with _while_connected(scope, receive, self._call, self._stall_s):
+        async with _while_connected(scope, receive, self._call):
             try:
                 events = await self._call.take(self._keep_alive_s)
             except Cancelled:

@@ -64,6 +64,7 @@ class Chunks:
         return b"".join((thinking, written, b',"reasoning":', written, _TEXT_END, self._so_far(), _END))
 
     def _so_far(self) -> bytes:
+        """The counts alone, for it is on the token path: no Usage is made."""
         if not self._continuous_usage:
             return b""
         choices = [generation.choice for generation in self._call.generations]

@@ -11,19 +11,21 @@ from typing import Any, cast
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from r1_serve.errors import ClientStalled
 from r1_serve.router.choice import Kind
 from r1_serve.router.http.dialect import Format
 from r1_serve.router.http.limits import Limits
 from r1_serve.router.pace import Pace
+from r1_serve.router.stall import stalled
 
 _CYCLE = "r1.cycle"
-_STALLED = "stalled"
+_UNREAD = "unread"
 LIMITS = "r1.limits"
 
 
-def unread(scope: Scope) -> bool:
-    """Whether the connection was cut because its client read nothing."""
-    return _STALLED in scope["extensions"][_CYCLE]
+def unread(scope: Scope) -> ClientStalled | None:
+    """What to say where the connection was cut because its client read nothing."""
+    return cast("ClientStalled | None", scope["extensions"][_CYCLE].get(_UNREAD))
 
 
 class WiredProtocol(HttpToolsProtocol):
@@ -52,7 +54,7 @@ class WiredProtocol(HttpToolsProtocol):
         self._limits.protocols.discard(self)
         if isinstance(exc, TimeoutError):  # the kernel's, see Limits
             self._limits.closed.labels("stalled").inc()
-            (self.scope or {}).get("extensions", {}).get(_CYCLE, {})[_STALLED] = True
+            (self.scope or {}).get("extensions", {}).get(_CYCLE, {})[_UNREAD] = stalled(self._limits.stall_s)
         self._stop_waiting()
         super().connection_lost(exc)
 
@@ -90,7 +92,7 @@ class WiredProtocol(HttpToolsProtocol):
         self.scope["extensions"] = {_CYCLE: {"cycle": self.cycle}}
 
 
-class _Held:
+class _HeldHead:
     """Stands for a connection's transport until a response's head and the first of its body are there, and writes them
     in one piece: a call of the kernel and a wake-up of the client less before the first token."""
 
@@ -130,7 +132,7 @@ class Wire:
 
     def hold_head(self) -> None:
         """The response's head, to be sent next, goes out with what follows it."""
-        _Held(self._cycle)
+        _HeldHead(self._cycle)
 
     def cut(self) -> None:
         """Close the connection with what is still unread in it."""
