@@ -5,7 +5,7 @@ problems at shares of that (Poisson), and simulates the very requests, with the 
 
 A machine that others use is faster now and slower then, by more than the gates. So calibrations and replays take turns:
 each replay is simulated on the calibrations before and after it, and a load's error is the median of its replays'. The
-gates: throughput within 10 %, p95 TPOT within 15 %. Some eight minutes.
+gates: throughput within 10 %, p95 TPOT within 15 %. Some ten minutes.
 """
 
 from __future__ import annotations
@@ -133,9 +133,9 @@ def simulated(plan: Plan, profile: Linear, served: Sequence[Served]) -> dict[str
     }
 
 
-def calibrated(url: str, options: Sequence[str]) -> dict[str, Any]:
+def calibrated(url: str) -> dict[str, Any]:
     """What `r1 calibrate --json` says of the fleet at ``url``."""
-    command = [sys.executable, "-m", "r1_serve.cli", "calibrate", "--router", url, "--json", *options]
+    command = [sys.executable, "-m", "r1_serve.cli", "calibrate", "--router", url, "--json", *CALIBRATE]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     told: dict[str, Any] = json.loads(done.stdout)
     return told
@@ -152,18 +152,20 @@ def fit(*told: Mapping[str, Any]) -> Calibration:
     return calibrate(each("steps", Step), each("firsts", First), each("besides", Beside))
 
 
-def compare(plan: Plan, url: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """A replay of each load a round, between two calibrations; before them what the fleet takes when all comes at
-    once."""
+def compare(
+    plan: Plan, url: str, args: argparse.Namespace, calibrations: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """A replay of each load a round, between two calibrations, which are appended to ``calibrations``; before them what
+    the fleet takes when all comes at once."""
     burst = asyncio.run(replay(url, [(0.0, question) for _, question in questions_at(1.0, args.burst, seed=99)]))
     most = len(burst) / max(one.last for one in burst)
-    before = calibrated(url, args.calibrate)
+    calibrations.append(calibrated(url))
     for number in range(args.rounds):
         replays = [
             (share, asyncio.run(replay(url, questions_at(share * most, args.for_s, number)))) for share in args.loads
         ]
-        after = calibrated(url, args.calibrate)
-        profile = fit(before, after).linear
+        calibrations.append(calibrated(url))
+        profile = fit(*calibrations[-2:]).linear
         for share, served in replays:
             measured, model = live(served), simulated(plan, profile, served)
             yield {
@@ -176,9 +178,7 @@ def compare(plan: Plan, url: str, args: argparse.Namespace) -> Iterator[dict[str
                     | {"error": round(model[name] / measured[name] - 1, 4)}
                     for name in FIGURES
                 },
-                "calibrations": [before, after],
             }
-        before = after
 
 
 def judged(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -244,14 +244,13 @@ def main() -> None:
     parser.add_argument("--burst", type=int, default=60, help="problems at once from which what it takes is found")
     parser.add_argument("--write", action="store_true", help="leave it in benchmarks/results")
     args = parser.parse_args()
-    args.calibrate = CALIBRATE
     before = round(os.getloadavg()[0], 2)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    calibrations: list[dict[str, Any]] = []
     with fleet(args.plan) as running:
-        for row in compare(Plan.load(args.plan), running.url, args):
+        for row in compare(Plan.load(args.plan), running.url, args, calibrations):
             rows.append(row)
-            print(json.dumps({name: value for name, value in row.items() if name != "calibrations"}), flush=True)
-    calibrations = [rows[0]["calibrations"][0], *(row["calibrations"][1] for row in rows[:: len(args.loads)])]
+            print(json.dumps(row), flush=True)
     loads = judged(rows)
     result = {
         "environment": results.environment(),
@@ -259,7 +258,7 @@ def main() -> None:
         "plan": args.plan,
         "gates": GATES,
         "loads": loads,
-        "rows": [{name: value for name, value in row.items() if name != "calibrations"} for row in rows],
+        "rows": rows,
         "calibrations": calibrations,
     }
     if args.write:
