@@ -69,6 +69,17 @@ class RankView:
         return max(self.in_flight, self.running + self.waiting)
 
     @property
+    def seats(self) -> int:
+        """Requests that are given a seat: a few of them before it is free, so that none stays empty for the time of a
+        message."""
+        return self.max_num_seqs + self.max_num_seqs // 16
+
+    @property
+    def takes(self) -> int:
+        """Requests that the rank takes at all, waiting in its engine."""
+        return self.max_num_seqs + self.max_waiting_requests
+
+    @property
     def kv_of_others(self) -> float:
         """KV tokens in use that this router does not know of: other routers' requests, taken to stay."""
         return max(0.0, self.kv_usage * self.kv_tokens - float(self.kv_ahead.mean[0]))
@@ -77,8 +88,7 @@ class RankView:
 class Numbers(NamedTuple):
     """What a policy reads of each rank: a column of a Fleet each. KV in tokens.
 
-    ``seats``: requests that are given a seat, a few of them before it is free, so that none stays empty for the time of
-    a message. ``takes``: those that the rank takes at all, waiting in its engine. ``kv_room``: what its forecast must
+    ``seats`` and ``takes`` are the view's. ``kv_room``: what its forecast must
     stay within; no limit for a rank that is empty or has not said how large its cache is. ``kv_now``: in use, what was
     just sent included: what the rank's step time follows. ``kv_of_others``: the part of it that this router does not
     know of. ``others``: requests of other routers. ``gang``: a small number; ``gang_ranks``: ranks that step together.
@@ -127,8 +137,8 @@ def numbers_of(rank: RankView, gang: int, gang_ranks: int) -> Numbers:
         gang=gang,
         gang_ranks=gang_ranks,
         others=rank.others,
-        seats=rank.max_num_seqs + rank.max_num_seqs // 16,
-        takes=rank.max_num_seqs + rank.max_waiting_requests,
+        seats=rank.seats,
+        takes=rank.takes,
         kv_tokens=rank.kv_tokens,
         load=rank.load,
         few=1.0 / (1.0 + rank.load / rank.max_num_seqs),

@@ -10,6 +10,7 @@ import numpy as np
 
 from r1_cluster.routing.emptiest import Emptiest
 from r1_cluster.routing.fleet import (
+    DRAINING,
     FEW,
     FREE,
     GANG,
@@ -17,13 +18,16 @@ from r1_cluster.routing.fleet import (
     KV_NOW,
     KV_OF_OTHERS,
     KV_ROOM,
+    KV_TOKENS,
     LAST_PICK,
     LOAD,
+    OTHERS,
+    SEATS,
+    TAKES,
     Demand,
     Fleet,
     Numbers,
     RankView,
-    numbers_of,
 )
 from r1_cluster.routing.ledger import KvLedger
 
@@ -89,8 +93,10 @@ class RankTable:
         if old is None or old.gang_id != view.gang_id:
             self._leave(row)
             self._join(row, view.gang_id)
-        gang, gang_ranks = self._numbers[[GANG, GANG_RANKS], row].tolist()
-        self._numbers[:, row] = numbers_of(view, gang, gang_ranks)
+        numbers = self._numbers  # the others follow when somebody looks
+        numbers[DRAINING, row], numbers[LAST_PICK, row] = view.draining, view.last_pick
+        numbers[OTHERS, row], numbers[KV_TOKENS, row] = view.others, view.kv_tokens
+        numbers[SEATS, row], numbers[TAKES, row] = view.seats, view.takes
         self._ledger.block_tokens = view.block_tokens
         self.others += (view.others > 0) - (old is not None and old.others > 0)
         self._views[row] = view

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -139,18 +138,15 @@ class Call:
         no task switch. Raises the R1Error the call ended with, after the events before it were taken.
         """
         if not self._events and not self.ended:
-            self._direct = direct
-            self._wake = asyncio.get_running_loop().create_future()
+            loop = asyncio.get_running_loop()
+            self._direct, self._wake = direct, loop.create_future()
+            timer = None if timeout_s is None else loop.call_later(timeout_s, self._notify)
             try:
-                if timeout_s is None:
-                    await self._wake
-                else:
-                    # Events that come in the very moment the time is up are there all the same.
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(timeout_s):
-                            await self._wake
+                await self._wake
             finally:
                 self._wake = self._direct = None
+                if timer is not None:
+                    timer.cancel()
         if self._events:
             events, self._events = self._events, []
             return events

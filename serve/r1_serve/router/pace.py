@@ -34,9 +34,10 @@ class Pace:
         """A call opens."""
         self._open += 1
         if self._timer is None:
-            self._began = asyncio.get_running_loop().time()
+            loop = asyncio.get_running_loop()
+            self._began = loop.time()
             self._late_s, self._cpu_s = 0.0, time.thread_time()
-            self._tick(self._began)
+            self._timer = loop.call_at(self._began + TICK_S, self._tick, self._began + TICK_S)
         return self
 
     def __exit__(self, *_: object) -> None:

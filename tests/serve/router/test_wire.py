@@ -188,3 +188,12 @@ async def test_a_connection_that_the_kernel_cuts_as_unread_ends_its_request_as_s
     assert call.error.reason == "client_stalled"
     assert world.metric("r1_http_connections_closed_total", why="stalled") == 1
     writer.close()
+
+
+async def test_a_client_that_leaves_with_another_request_behind_the_first_ends_the_first(world: Any) -> None:
+    worker = await world.worker()
+    _, writer = await connect(world)
+    writer.write(post() + post())
+    submit = await worker.next_submit()
+    writer.transport.abort()
+    assert await worker.next_abort() == submit.request_id

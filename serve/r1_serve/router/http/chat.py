@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -22,7 +22,7 @@ from r1_serve.router.http.dialect import Dialect, Format
 from r1_serve.router.http.errors import error_response
 from r1_serve.router.http.shape import completion_body
 from r1_serve.router.http.sse import Chunks
-from r1_serve.router.http.wire import Wire, unread
+from r1_serve.router.http.wire import Wire, while_connected
 from r1_serve.router.request import ChatRequest
 from r1_serve.router.service import Service
 from r1_serve.router.stall import stalled
@@ -86,25 +86,6 @@ def key_of(request: Request) -> str | None:
     return bearer(request.headers.get("authorization")) or request.headers.get("x-api-key")
 
 
-@contextlib.asynccontextmanager
-async def _while_connected(scope: Scope, receive: Receive, call: Call) -> AsyncIterator[None]:
-    """Cancels ``call`` as soon as the client is gone, and on the way out."""
-
-    async def watch() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        if error := unread(scope):
-            call.fail(error)
-        call.cancel()
-
-    watcher = asyncio.create_task(watch())
-    try:
-        yield
-    finally:
-        watcher.cancel()
-        call.cancel()
-
-
 class _Whole(Response):
     """The complete answer, once it is complete."""
 
@@ -115,7 +96,7 @@ class _Whole(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         events: list[Event] = []
-        async with _while_connected(scope, receive, self._call):
+        with while_connected(scope, self._call):
             try:
                 while new := await self._call.take():
                     events += new
@@ -141,7 +122,15 @@ class _Stream(Response):
         self._stall_s = service.settings.stall_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with _while_connected(scope, receive, self._call):
+        # What needs no event is made before the first, which then goes out the sooner.
+        chunks = self._dialect.stream(self._call)
+        headers = [
+            (b"content-type", chunks.media_type),
+            (b"cache-control", b"no-cache"),
+            (b"x-accel-buffering", b"no"),
+        ]
+        wire = Wire(scope, chunks, self._pace)
+        with while_connected(scope, self._call), self._pace:
             try:
                 events = await self._call.take(self._keep_alive_s)
             except Cancelled:
@@ -149,17 +138,10 @@ class _Stream(Response):
             except R1Error as e:
                 await self._dialect.refusal(e)(scope, receive, send)
                 return
-            chunks = self._dialect.stream(self._call)
-            headers = [
-                (b"content-type", chunks.media_type),
-                (b"cache-control", b"no-cache"),
-                (b"x-accel-buffering", b"no"),
-            ]
-            wire = Wire(scope, chunks, self._pace)
             if events:
                 wire.hold_head()
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-            with self._pace, contextlib.suppress(Cancelled):
+            with contextlib.suppress(Cancelled):
                 await self._events(events, chunks, wire, send)
 
     async def _events(self, events: list[Event], chunks: Format, wire: Wire, send: Send) -> None:
@@ -169,14 +151,12 @@ class _Stream(Response):
 
         async def write(data: bytes, *, more: bool = True) -> None:
             data = wire.held() + data
-            try:
-                async with asyncio.timeout(self._stall_s):  # it waits for room in the connection's buffer
-                    await send({"type": "http.response.body", "body": data, "more_body": more})
-            except TimeoutError:
+            if not await wire.room(self._stall_s):
                 self._metrics.connections_closed.labels("stalled").inc()
                 call.fail(stalled(self._stall_s))
                 wire.cut()
-                raise Cancelled("nobody reads this stream") from None
+                raise Cancelled("nobody reads this stream")
+            await send({"type": "http.response.body", "body": data, "more_body": more})
             wire.written_at = asyncio.get_running_loop().time()
 
         data = chunks.opening()

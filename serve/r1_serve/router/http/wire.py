@@ -1,31 +1,40 @@
 """From the frame's handler straight to a client's connection: no task switch and no ASGI message a token.
 
-uvicorn's own objects are reached through the request's scope: the protocol below puts its response cycle there.
+uvicorn's own objects are reached through the request's scope: the protocol below puts itself and its response cycle
+there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from typing import Any, cast
 
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from r1_serve.errors import ClientStalled
+from r1_serve.router.call import Call
 from r1_serve.router.choice import Kind
 from r1_serve.router.http.dialect import Format
 from r1_serve.router.http.limits import Limits
 from r1_serve.router.pace import Pace
 from r1_serve.router.stall import stalled
 
-_CYCLE = "r1.cycle"
-_UNREAD = "unread"
+_WIRED = "r1.wired"
 LIMITS = "r1.limits"
 
 
-def unread(scope: Scope) -> ClientStalled | None:
-    """What to say where the connection was cut because its client read nothing."""
-    return cast("ClientStalled | None", scope["extensions"][_CYCLE].get(_UNREAD))
+@contextlib.contextmanager
+def while_connected(scope: Scope, call: Call) -> Iterator[None]:
+    """Cancels ``call`` as soon as the client is gone, and on the way out."""
+    protocol: WiredProtocol = scope["extensions"][_WIRED]["protocol"]
+    protocol.watch(call)
+    try:
+        yield
+    finally:
+        protocol.calls.discard(call)
+        call.cancel()
 
 
 class WiredProtocol(HttpToolsProtocol):
@@ -40,6 +49,7 @@ class WiredProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.calls: set[Call] = set()  # that are answered here
         limits = self._limits
         if not limits.make_room():
             limits.closed.labels("too_many").inc()
@@ -51,12 +61,24 @@ class WiredProtocol(HttpToolsProtocol):
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._limits.protocols.discard(self)
-        if isinstance(exc, TimeoutError):  # the kernel's, see Limits
-            self._limits.closed.labels("stalled").inc()
-            (self.scope or {}).get("extensions", {}).get(_CYCLE, {})[_UNREAD] = stalled(self._limits.stall_s)
+        limits, unread = self._limits, isinstance(exc, TimeoutError)  # the kernel's, see Limits
+        limits.protocols.discard(self)
+        if unread:
+            limits.closed.labels("stalled").inc()
         self._stop_waiting()
         super().connection_lost(exc)
+        for call in tuple(self.calls):
+            if unread:
+                call.fail(stalled(limits.stall_s))
+            else:
+                call.cancel()
+
+    def watch(self, call: Call) -> None:
+        """Cancel ``call`` when the connection goes, or now where it is gone."""
+        self.flow.resume_reading()  # paused where another request follows: then nobody would see the end
+        self.calls.add(call)
+        if self.transport.is_closing():
+            call.cancel()
 
     def data_received(self, data: bytes) -> None:
         if not self.transport.is_closing():
@@ -89,7 +111,7 @@ class WiredProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._stop_waiting()
         super().on_headers_complete()
-        self.scope["extensions"] = {_CYCLE: {"cycle": self.cycle}}
+        self.scope["extensions"] = {_WIRED: {"protocol": self, "cycle": self.cycle}}
 
 
 class _HeldHead:
@@ -121,7 +143,7 @@ class Wire:
     """
 
     def __init__(self, scope: Scope, chunks: Format, pace: Pace) -> None:
-        self._cycle: Any = scope["extensions"][_CYCLE]["cycle"]
+        self._cycle: Any = scope["extensions"][_WIRED]["cycle"]
         self._flow = self._cycle.flow
         self._write = self._cycle.transport.write
         self._text = chunks.text
@@ -133,6 +155,16 @@ class Wire:
     def hold_head(self) -> None:
         """The response's head, to be sent next, goes out with what follows it."""
         _HeldHead(self._cycle)
+
+    async def room(self, within_s: float) -> bool:
+        """Whether there is room in the connection's buffer, or comes ``within_s`` seconds."""
+        if self._flow.write_paused:
+            try:
+                async with asyncio.timeout(within_s):
+                    await self._flow.drain()
+            except TimeoutError:
+                return False
+        return True
 
     def cut(self) -> None:
         """Close the connection with what is still unread in it."""
