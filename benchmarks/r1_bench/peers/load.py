@@ -13,7 +13,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 # DeepSeek's, vLLM's and OpenAI's names of a delta's text; the first chunk of a stream has an empty one.
 _TEXT = re.compile(rb'"(?:content|reasoning|reasoning_content)":\s?"[^"]')
@@ -29,14 +29,36 @@ class LoadError(RuntimeError):
 
 @dataclass(frozen=True)
 class Round:
-    """One server under one load. ``tokens_per_s`` counts generated tokens from the first request to the last end;
-    TTFT and ITL are medians over requests, a request's ITL the mean of its own."""
+    """One server under one load. ``tokens`` are all that were generated, ``tokens_per_s`` those while all streams had
+    one to wait for: from the last stream's first token to the last request's start. What comes after depends on how
+    long the one or two longest answers happen to be. TTFT and ITL are medians over requests, a request's ITL the mean
+    of its own."""
 
     streams: int
     tokens: int
     tokens_per_s: float
     ttft_ms: float
     itl_ms: float
+
+
+class Answer(NamedTuple):
+    """When its request was sent, its first and its last token came, in seconds."""
+
+    sent: float
+    first: float
+    last: float
+    tokens: int
+
+    @property
+    def itl(self) -> float:
+        return (self.last - self.first) / (self.tokens - 1)
+
+    def within(self, begin: float, end: float) -> float:
+        """How many of its tokens came between these."""
+        first = float(begin <= self.first < end)
+        if self.tokens < 2 or self.last <= self.first:
+            return self.tokens * first
+        return first + max(0.0, min(end, self.last) - max(begin, self.first)) / self.itl
 
 
 class _Connection(asyncio.Protocol):
@@ -77,9 +99,7 @@ class _Connection(asyncio.Protocol):
 async def run(port: int, model: str, prompts: Sequence[str], streams: int) -> Round:
     """Send all ``prompts`` to 127.0.0.1:``port``, ``streams`` at a time. Raises LoadError."""
     queue = iter([_request(port, model, prompt) for prompt in prompts])
-    tokens: list[int] = []
-    ttft: list[float] = []
-    itl: list[float] = []
+    answers: list[Answer] = []
 
     async def stream(requests: Iterator[bytes]) -> None:
         _, made = await asyncio.get_running_loop().create_connection(_Connection, "127.0.0.1", port)
@@ -88,15 +108,10 @@ async def run(port: int, model: str, prompts: Sequence[str], streams: int) -> Ro
                 sent = time.perf_counter()
                 async with asyncio.timeout(REQUEST_TIMEOUT_S):
                     answer = await made.send(request)
-                count = _tokens(answer)
-                tokens.append(count)
-                ttft.append(made.first - sent)
-                if count > 1:
-                    itl.append((made.last - made.first) / (count - 1))
+                answers.append(Answer(sent, made.first, made.last, _tokens(answer)))
         finally:
             made.close()
 
-    started = time.perf_counter()
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(streams):
@@ -105,15 +120,23 @@ async def run(port: int, model: str, prompts: Sequence[str], streams: int) -> Ro
         raise e.exceptions[0] from None
     except* TimeoutError:
         raise LoadError(f"a request took more than {REQUEST_TIMEOUT_S:g} s") from None
-    seconds = time.perf_counter() - started
-    total = sum(tokens)
     return Round(
         streams,
-        total,
-        round(total / seconds, 1),
-        round(statistics.median(ttft) * 1e3, 2),
-        round(statistics.median(itl) * 1e3, 3),
+        sum(answer.tokens for answer in answers),
+        round(full_rate(answers, streams), 1),
+        round(statistics.median(answer.first - answer.sent for answer in answers) * 1e3, 2),
+        round(statistics.median(answer.itl for answer in answers if answer.tokens > 1) * 1e3, 3),
     )
+
+
+def full_rate(answers: Sequence[Answer], streams: int) -> float:
+    """Tokens a second from the last of the ``streams``' first tokens to the start of the last request; each answer's
+    come evenly. Of fewer than twice as many answers as streams: of the whole round."""
+    in_order = sorted(answers, key=lambda answer: answer.sent)
+    begin, end = max(answer.first for answer in in_order[:streams]), in_order[-1].sent
+    if len(answers) < 2 * streams or begin >= end:
+        return sum(answer.tokens for answer in answers) / (max(a.last for a in answers) - in_order[0].sent)
+    return sum(answer.within(begin, end) for answer in answers) / (end - begin)
 
 
 def _request(port: int, model: str, prompt: str) -> bytes:
