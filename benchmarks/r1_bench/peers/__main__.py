@@ -98,8 +98,9 @@ def page(result: dict[str, Any]) -> str:
         f"load average before {result['load_average_before']}.",
         "",
         "The same checkpoint, engine settings and prompts (greedy, so nearly the same work) on every server; all are "
-        f"up at once and take turns over {result['rounds']} rounds; medians. TTFT and ITL are medians over requests; "
-        "CPU is that of all a server's processes (vllm-router's without the vLLM behind it).",
+        f"up at once and take turns over {result['rounds']} rounds; medians. Tokens/s count while all streams are "
+        "busy; TTFT and ITL are medians over requests; CPU is that of all a server's processes (vllm-router's without "
+        "the vLLM behind it).",
         "",
         "| " + " | ".join(columns) + " |",
         "|" + "---|" * len(columns),

@@ -88,10 +88,10 @@ class RankView:
 class Numbers(NamedTuple):
     """What a policy reads of each rank: a column of a Fleet each. KV in tokens.
 
-    ``seats`` and ``takes`` are the view's. ``kv_room``: what its forecast must
-    stay within; no limit for a rank that is empty or has not said how large its cache is. ``kv_now``: in use, what was
-    just sent included: what the rank's step time follows. ``kv_of_others``: the part of it that this router does not
-    know of. ``others``: requests of other routers. ``gang``: a small number; ``gang_ranks``: ranks that step together.
+    ``seats`` and ``takes`` are the view's. ``kv_room``: what its forecast must stay within; no limit for a rank that is
+    empty or has not said how large its cache is. ``kv_now``: in use, what was just sent included: what the rank's step
+    time follows. ``kv_of_others``: the part of it that this router does not know of. ``others``: requests of other
+    routers. ``gang``: a small number; ``gang_ranks``: ranks that step together.
     """
 
     draining: float
