@@ -157,7 +157,7 @@ class Wire:
         _HeldHead(self._cycle)
 
     async def room(self, within_s: float) -> bool:
-        """Whether there is room in the connection's buffer, or comes ``within_s`` seconds."""
+        """Whether there is room in the connection's buffer, or comes within ``within_s`` seconds."""
         if self._flow.write_paused:
             try:
                 async with asyncio.timeout(within_s):
