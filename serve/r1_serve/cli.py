@@ -83,7 +83,7 @@ def rehearse(
     router_processes: Processes = None,
     threads: Threads = 1,
     logs: Annotated[Path, typer.Option(help="where a folder of logs is made")] = LOGS,
-    announce: Annotated[Path | None, typer.Option(help="write the ports here once all is ready")] = None,
+    announce: Annotated[Path | None, typer.Option(help="write the ports here once the sample is answered")] = None,
     started_at: Annotated[float | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run a plan's Ray placement, ranks and router on this machine, on CPU, until Ctrl-C."""

@@ -53,6 +53,7 @@ def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     plan["name"] = "dense"
     plan["model"]["checkpoint"] = str(dense(folder / "checkpoint"))
     plan["engine"]["enable_prefix_caching"] = True
+    plan["engine"]["max_model_len"] = 512  # random weights answer the rehearsal's own question to the end of it
     plan["fleet"]["kv_cache_gib_per_rank"] = 0.01
     plan["pools"][0]["gangs"] = 2
     path = folder / "plan.yaml"

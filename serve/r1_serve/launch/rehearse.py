@@ -88,8 +88,8 @@ def rehearse(
     """Start everything, ask one question, serve until SIGINT or SIGTERM; return the exit code.
 
     With ``question`` ask that, print one JSON object and end. ``started_at`` (Unix seconds) is where
-    ``startup_seconds`` counts from; ``announce`` is written, as by a router, once all is ready. No process of ours is
-    left however this ends. Raises StartupError.
+    ``startup_seconds`` counts from; ``announce`` is written, as by a router, once the question is answered. No process
+    of ours is left however this ends. Raises StartupError.
     """
     stages, family = Stages(), Family(grace_s=GRACE_S)
     heard = _signals(family)
@@ -114,9 +114,9 @@ def rehearse(
                 answer = run.guarded(lambda: ask(run.url, question, model=plan.model.name, temperature=0))
                 print(show.once(plan, answer, startup_seconds))
                 return 0
-            if announce is not None:
-                write_ports(announce, http_port=run.http_port, grpc_port=run.grpc_port)
             run.present(startup_seconds)
+            if announce is not None:  # now: who waits for it has the fleet to himself
+                write_ports(announce, http_port=run.http_port, grpc_port=run.grpc_port)
             return run.watch()
     except Stop as stop:
         return stop.exit_code

@@ -104,6 +104,14 @@ def test_when_ready_the_thought_the_answer_and_the_endpoints_are_printed(launch:
     assert one.out.index("Thinking\n7 + 5 = 12") < one.out.index("Answer\n132") < one.out.index("/v1   (OpenAI")
 
 
+def test_who_waits_for_the_announcement_has_the_fleet_to_himself(launch: Callable[..., Launched]) -> None:
+    one = launch()
+    one.until((one.folder / "announced.json").exists)
+    assert (one.folder / "logs" / "router.log").read_text(encoding="utf-8") == "not announced\n"
+    one.process.send_signal(signal.SIGINT)
+    assert one.end() == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_serving_is_the_normal_end_and_leaves_nothing(
     launch: Callable[..., Launched], number: signal.Signals

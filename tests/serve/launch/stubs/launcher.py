@@ -15,7 +15,13 @@ HERE = Path(__file__).parent
 (folder / "temporary").mkdir()
 rehearse._temporary = lambda: folder / "temporary"
 commands = rehearse.Commands(
-    router=lambda plan, settings, announce: [sys.executable, str(HERE / "router.py"), str(announce), router],
+    router=lambda plan, settings, announce: [
+        sys.executable,
+        str(HERE / "router.py"),
+        str(announce),
+        router,
+        str(folder / "announced.json"),
+    ],
     fleet=lambda plan, routers, threads, temporary: [
         sys.executable,
         str(HERE / "fleet.py"),
@@ -34,6 +40,7 @@ def app() -> None:
             threads=1,
             logs=folder / "logs",
             started_at=time.time(),
+            announce=folder / "announced.json",
             commands=commands,
             check=lambda *arguments, **options: None,
         )

@@ -1,4 +1,5 @@
-"""A router as the launcher sees one: ports announced, /ready, one model, one streamed answer."""
+"""A router as the launcher sees one: ports announced, /ready, one model, one streamed answer. ARGV: where it and where
+the launcher announce, its mode between the two."""
 
 import json
 import os
@@ -27,6 +28,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
+        print("announced" if launcher.exists() else "not announced", flush=True)  # to the router's log
         self.send_response(200)
         self.end_headers()
         for event in EVENTS:
@@ -37,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-announce, mode = Path(sys.argv[1]), sys.argv[2]
+announce, mode, launcher = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 if mode == "broken":
     sys.exit("error: plan x: model.checkpoint: no such directory: give another")
 if mode == "silent":
