@@ -15,6 +15,8 @@ STARTED_AT := $(shell date +%s)
 INSTALL := VENV=$(VENV) PYTHON=$(PYTHON) requirements/install.sh
 
 export PYTHONUNBUFFERED := 1
+# Many containers set it, and each rank then compiles vLLM and PyTorch anew: twice the time to import them.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install serve test test-slow check format nano topology bench-router bench-peers failover upgrade-drill observability chart-check chart-schema kernels-aot test-interpret bench-kernels lock protos clean
 
