@@ -39,7 +39,9 @@ def private_environment(*, metrics: bool = False) -> dict[str, str]:
         # Ray makes its workers nice (15): on a shared core a rank's engine would give way to everything else.
         "RAY_worker_niceness": "0",
         # Serve's controller looks after one deployment: at Ray's ten looks a second it takes 2 % of a core.
-        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.3",
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "1",
+        # Workers that wait for tasks nobody sends, and Ray's processes that watch them, take another per cent.
+        "RAY_num_workers_soft_limit": "0",
         # What Ray tells of itself reaches nobody here: there is no dashboard, no cluster to grow, and nothing that
         # scrapes its agent unless asked for. Left alone it takes 2 % of a core from the ranks.
         "RAY_event_stats": "0",
