@@ -34,7 +34,7 @@ serve: export ONCE := $(value ONCE)
 
 ##@ Change it
 test: $(VENV)/.dev ## all tests but the slow ones (about 14 minutes on two fast cores, half an hour on slow ones); ARGS="..." goes to pytest
-	@$(BIN)/pytest -m "not slow" $(ARGS)
+	@tests/run.sh $(BIN) $(ARGS)
 
 test-slow: $(VENV)/.dev ## the tests that take minutes each
 	@$(BIN)/pytest -m slow $(ARGS)
@@ -51,6 +51,7 @@ format: $(VENV)/.dev ## format the code, and mend what the linter can
 
 nano: $(VENV)/.dev ## train r1-nano from nothing for MINUTES=150, then measure it; OUT=folder spares the shipped one
 	@$(BIN)/python -m r1_serve.nano.train --minutes $(MINUTES) --state .r1/nano/state.pt $(if $(OUT),--out $(OUT))
+	@$(BIN)/python -m r1_serve.nano.mtp $(if $(OUT),--weights $(OUT))
 	@$(BIN)/python -m r1_serve.nano.evaluate $(if $(OUT),--weights $(OUT)) \
 	  --card $(or $(OUT),benchmarks/results)/nano_card_cpu_$(shell date +%F) $(ARGS)
 

@@ -104,13 +104,27 @@ class Engine(_Frozen):
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     enable_prefix_caching: bool = True
     kv_cache_dtype: Literal["fp8"] | None = Field(default=None, exclude_if=_unset, description="none: the model's own")
+    num_speculative_tokens: int | None = Field(
+        default=None, ge=1, le=8, exclude_if=_unset, description="drafted a step by the MTP layer; none: off"
+    )
+
+    all2all_backend: Literal["deepep_high_throughput", "deepep_low_latency"] | None = Field(
+        default=None, exclude_if=_unset, description="how tokens reach experts on other nodes; none: vLLM's default"
+    )
+
+    @property
+    def tokens_per_step(self) -> int:
+        """The most that a request gets in one step: all drafts taken, and the token after them."""
+        return 1 + (self.num_speculative_tokens or 0)
 
     @model_validator(mode="after")
     def _a_step_holds_a_token_of_each(self) -> Self:
-        if self.max_num_batched_tokens < self.max_num_seqs:
+        needed = self.max_num_seqs * self.tokens_per_step
+        if self.max_num_batched_tokens < needed:
+            drafts = f" x {self.tokens_per_step} with their drafts" if self.num_speculative_tokens else ""
             raise ValueError(
-                f"max_num_batched_tokens is {self.max_num_batched_tokens}, below max_num_seqs {self.max_num_seqs}: "
-                "a step could not give every running request a token"
+                f"max_num_batched_tokens is {self.max_num_batched_tokens}, below max_num_seqs {self.max_num_seqs}"
+                f"{drafts}: a step could not give every running request a token"
             )
         return self
 
@@ -214,6 +228,8 @@ class Plan(_Frozen):
                     f"pools.{pool.name}.layout.tensor_parallel_size is {rank}, more than the "
                     f"{self.fleet.domain} accelerators of {where}: tensor parallelism stays in {where}"
                 )
+        if self.engine.all2all_backend and self.fleet.accelerator == "cpu":
+            raise ValueError(f"engine.all2all_backend {self.engine.all2all_backend} needs GPUs: leave it out on cpu")
         roles = sorted({pool.role for pool in self.pools})
         if roles not in (["unified"], ["decode", "prefill"]):
             raise ValueError(f"pools: roles are {', '.join(roles)}: either all unified, or prefill and decode")

@@ -51,7 +51,7 @@ class Checkpoint:
     """What turns messages into token ids and back. Compare by identity; loading costs up to a second.
 
     ``control`` are the added tokens (``<｜User｜>``, ``<think>``, ...): they steer the model, so clients' text never
-    becomes one and none is ever shown. ``plain`` is the tokenizer without them.
+    becomes one and none is ever shown. ``plain`` is the tokenizer without them. ``mtp_layers``: that draft tokens.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Checkpoint:
     template_tokens: Mapping[str, str]
     eos_ids: tuple[int, ...]
     vocab_size: int
+    mtp_layers: int
     sampling: SamplingDefaults
 
     @property
@@ -113,6 +114,7 @@ class Checkpoint:
             },
             eos_ids=tuple(eos) if isinstance(eos, list) else (eos,) if isinstance(eos, int) else (),
             vocab_size=int(config.get("vocab_size", 0)),
+            mtp_layers=int(config.get("num_nextn_predict_layers") or 0),
             sampling=SamplingDefaults(
                 **{
                     field: type(default)(generation.get(field, default))

@@ -63,6 +63,9 @@ def test_the_hash_follows_everything_that_changes_answers_or_limits() -> None:
         (("{accelerator: H200}", "{accelerator: H200, kv_cache_gib_per_rank: 1.0}"), "kv_cache_gib_per_rank"),
         (("2048}", "2048, max_num_seqs: 9000}"), "max_num_batched_tokens is 8192, below max_num_seqs 9000"),
         (("2048}", "2048, gpu_memory_utilization: 1.5}"), "engine.gpu_memory_utilization"),
+        (("2048}", "2048, num_speculative_tokens: 0}"), "engine.num_speculative_tokens"),
+        (("2048}", "2048, max_num_seqs: 5000, num_speculative_tokens: 1}"), "below max_num_seqs 5000 x 2 with their"),
+        (("2048}", "2048, all2all_backend: carrier_pigeon}"), "engine.all2all_backend"),
     ],
 )
 def test_a_complaint_names_the_source_and_the_field(change: tuple[str, str], named: str) -> None:
@@ -119,13 +122,25 @@ def test_prefill_and_decode_pools_come_in_pairs(roles: str) -> None:
 
 def test_fields_that_came_later_do_not_rename_the_plans_before_them() -> None:
     assert {name: Plan.load(name).hash for name in shipped()} == {
+        "nano-mtp": "2fa5ac8281f2",
         "nano-dp2-ep2": "bbe433a88b24",
         "nano-tp1": "3b7cae5f40a0",
         "nano-tp2-dp2-ep4": "e4e708446e4a",
         "nano-tp2-ep2": "229b879bb83f",
     }
-    fp8 = Plan.from_yaml(MINIMAL.replace("2048", "2048, kv_cache_dtype: fp8"))
-    assert fp8.hash != Plan.from_yaml(MINIMAL).hash
+    for later in ("kv_cache_dtype: fp8", "num_speculative_tokens: 1", "all2all_backend: deepep_low_latency"):
+        assert Plan.from_yaml(MINIMAL.replace("2048", f"2048, {later}")).hash != Plan.from_yaml(MINIMAL).hash
+
+
+def test_deepep_is_not_rehearsed_on_a_cpu() -> None:
+    on_cpu = MINIMAL.replace("H200", "cpu, kv_cache_gib_per_rank: 1.0")
+    with pytest.raises(PlanError, match="all2all_backend deepep_low_latency needs GPUs"):
+        Plan.from_yaml(on_cpu.replace("2048", "2048, all2all_backend: deepep_low_latency"))
+
+
+def test_a_step_brings_at_most_the_drafts_and_a_token() -> None:
+    assert Plan.load("nano-tp1").engine.tokens_per_step == 1
+    assert Plan.load("nano-mtp").engine.tokens_per_step == 2
 
 
 def test_an_alias_moves_without_another_hash_and_a_name_does_not() -> None:

@@ -23,7 +23,8 @@ from tokenizers import Tokenizer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-LAYOUTS = ["nano-tp1", "nano-dp2-ep2", "nano-tp2-ep2"]
+DRAFTS = "nano-mtp"  # nano-tp1 with drafts: whose every step may bring two tokens
+LAYOUTS = [DRAFTS, "nano-dp2-ep2", "nano-tp2-ep2"]
 SAME = 0.98
 POINT = 0.01
 
@@ -146,9 +147,47 @@ class TestLayout:
             sdk.chat.completions.create(model="gpt", messages=[{"role": "user", "content": "1 + 1"}])
 
 
+@pytest.mark.parametrize("served", [DRAFTS], indirect=True)
+class TestDrafts:
+    def test_most_drafts_are_right(self, served: Fleet, sdk: openai.OpenAI) -> None:
+        before = [total(served, f"r1_rank_{name}_tokens_total") for name in ("draft", "accepted_draft")]
+        sdk.chat.completions.create(
+            model="r1-nano", messages=[{"role": "user", "content": "What is 47 + 85?"}], temperature=0
+        )
+        after = [total(served, f"r1_rank_{name}_tokens_total") for name in ("draft", "accepted_draft")]
+        drafted, accepted = (b - a for a, b in zip(before, after, strict=True))
+        assert drafted > 0
+        assert accepted > drafted / 2
+
+    def test_a_budget_is_exact_though_a_step_brings_two_tokens(self, sdk: openai.OpenAI) -> None:
+        whole = self.thought(sdk, None)
+        for budget in range(11, 17):
+            assert self.thought(sdk, budget)[1] == budget
+            assert whole[0].startswith(self.thought(sdk, budget)[0])
+
+    @staticmethod
+    def thought(sdk: openai.OpenAI, budget: int | None) -> tuple[str, int]:
+        extra = {} if budget is None else {"thinking_token_budget": budget}
+        got = sdk.chat.completions.create(
+            model="r1-nano",
+            messages=[{"role": "user", "content": "What is 47 + 85?"}],
+            temperature=0,
+            extra_body=extra,
+        )
+        assert got.choices[0].message.content
+        assert got.usage is not None
+        assert got.usage.completion_tokens_details is not None
+        thought: str = got.choices[0].message.reasoning  # type: ignore[attr-defined]
+        return thought, got.usage.completion_tokens_details.reasoning_tokens or 0
+
+
 def running(served: Fleet) -> float:
+    return total(served, "r1_rank_running")
+
+
+def total(served: Fleet, name: str) -> float:
     text = httpx.get(f"{served.url}/metrics", trust_env=False).text
-    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith("r1_rank_running{"))
+    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(f"{name}{{"))
 
 
 def test_an_interrupted_fleet_leaves_no_process_behind() -> None:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from r1_cluster.catalog import Architecture, gpu, model
+from r1_cluster.perf.constants import fitted
 from r1_cluster.perf.layout import Split
 from r1_cluster.perf.step import Batch, Engine, Speculation
 from r1_cluster.plan import Plan, PlanError, Pool
@@ -103,11 +104,21 @@ class Modelled:
 NANO = Linear(step_s=0.008, sequence_s=0.0009, kv_token_s=2e-8, prompt_token_s=6e-5, kv_tokens=1)
 
 
+def drafting(plan: Plan, profile: Linear | None, acceptance: float | None = None) -> Speculation | None:
+    """What the plan's fleet drafts, by default as often accepted as a published run's. None where steps are measured:
+    a profile of a fleet that drafts has it in its costs."""
+    drafts = plan.engine.num_speculative_tokens
+    if drafts is None or profile or plan.fleet.accelerator == "cpu":
+        return None
+    return Speculation(drafts, fitted().serving.acceptance if acceptance is None else acceptance)
+
+
 def costs_of(plan: Plan, pool: Pool, profile: Linear | None = None, *, speculation: Speculation | None = None) -> Costs:
-    """Of one gang of ``pool``. Raises PlanError for an unknown model or GPU, for weights that do not fit, and for
-    ``speculation`` where no model tells what it costs."""
-    if speculation and (profile or plan.fleet.accelerator == "cpu"):
+    """Of one gang of ``pool``; ``speculation``: instead of what the plan says. Raises PlanError for an unknown model or
+    GPU, for weights that do not fit, and for ``speculation`` where no model tells what it costs."""
+    if speculation and speculation.drafts and (profile or plan.fleet.accelerator == "cpu"):
         raise PlanError(f"plan {plan.name}: what drafts cost is known of the modelled GPUs alone: leave --drafts out")
+    speculation = speculation or drafting(plan, profile)
     try:
         shape = _architecture(plan)
         if plan.fleet.accelerator == "cpu":

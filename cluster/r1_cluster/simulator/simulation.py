@@ -45,7 +45,8 @@ class Simulation:
 
     ``refresh_s``: how old the router's forecasts may get; live a second, here by default 10 s in larger fleets.
     ``judged``: numbers of the requests whose times count. ``policy_name``: or a YAML file; ``chooser`` goes before it.
-    ``speculation``: drafts a step and their acceptance, the same for all requests. Raises PlanError, PolicyError.
+    ``speculation``: drafts a step and their acceptance, the same for all requests; by default the plan's. Raises
+    PlanError, PolicyError.
     """
 
     def __init__(

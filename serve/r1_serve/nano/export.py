@@ -3,47 +3,66 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from r1_serve.nano.model import DenseMoE, NanoForTraining
+from r1_serve.nano.model import MLP, Block, NanoForTraining
 from r1_serve.nano.tokenizer import BOS, EOS, PAD, special_id, tokenizer_config
+
+MTP_FILE = "mtp.safetensors"  # see mtp.py
 
 # The training model's stacked experts, and the projection of the checkpoint that each holds.
 _STACKED = {"gate_EMD": "gate_proj", "up_EMD": "up_proj", "down_EDM": "down_proj"}
 
 
 def checkpoint(model: NanoForTraining) -> dict[str, Tensor]:
-    """Per-expert tensors in bfloat16; the correction bias stays float32, as in R1's checkpoint."""
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        if ".mlp." not in name or not isinstance(model.get_submodule(name.split(".mlp.")[0]).mlp, DenseMoE):
-            tensors[name if name.startswith("lm_head") else f"model.{name}"] = parameter
+    """The model's tensors, as they are stored."""
+    tensors = {
+        "model.embed_tokens.weight": model.embed_tokens.weight,
+        "model.norm.weight": model.norm.weight,
+        "lm_head.weight": model.lm_head.weight,
+    }
     for i, layer in enumerate(model.layers):
-        moe = layer.mlp
-        if not isinstance(moe, DenseMoE):
-            continue
-        prefix = f"model.layers.{i}.mlp"
-        tensors[f"{prefix}.gate.weight"] = moe.router
-        tensors[f"{prefix}.gate.e_score_correction_bias"] = moe.e_score_correction_bias
-        for stacked, projection in _STACKED.items():
-            for e, weight in enumerate(getattr(moe, stacked)):
-                tensors[f"{prefix}.experts.{e}.{projection}.weight"] = weight
-        for name, parameter in moe.shared.named_parameters():
-            tensors[f"{prefix}.shared_experts.{name}"] = parameter
-    stored: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        dtype = torch.float32 if name.endswith("correction_bias") else torch.bfloat16
-        stored[name] = tensor.detach().to("cpu", dtype).clone().contiguous()
-    return stored
+        tensors |= block_tensors(cast(Block, layer), f"model.layers.{i}")
+    return stored(tensors)
+
+
+def block_tensors(block: Block, at: str) -> dict[str, Tensor]:
+    """One layer's, an expert each, under names that begin with ``at``."""
+    moe = block.mlp
+    tensors = {f"{at}.{n}": p for n, p in block.named_parameters() if isinstance(moe, MLP) or not n.startswith("mlp.")}
+    if isinstance(moe, MLP):
+        return tensors
+    tensors[f"{at}.mlp.gate.weight"] = moe.router
+    tensors[f"{at}.mlp.gate.e_score_correction_bias"] = moe.e_score_correction_bias
+    for stacked, projection in _STACKED.items():
+        for e, weight in enumerate(getattr(moe, stacked)):
+            tensors[f"{at}.mlp.experts.{e}.{projection}.weight"] = weight
+    for name, parameter in moe.shared.named_parameters():
+        tensors[f"{at}.mlp.shared_experts.{name}"] = parameter
+    return tensors
+
+
+def stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """In bfloat16; the correction bias stays float32, as in R1's checkpoint."""
+    return {
+        name: tensor.detach()
+        .to("cpu", torch.float32 if name.endswith("correction_bias") else torch.bfloat16)
+        .clone()
+        .contiguous()
+        for name, tensor in tensors.items()
+    }
 
 
 def save(model: NanoForTraining, tokenizer: Tokenizer, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / MTP_FILE).unlink(missing_ok=True)  # another model's
     bos, eos, pad = (special_id(tokenizer, t) for t in (BOS, EOS, PAD))
     save_file(checkpoint(model), folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)  # safetensors makes it private; a container's other users read it too

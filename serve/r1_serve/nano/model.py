@@ -181,6 +181,15 @@ class Block(nn.Module):
         return cast(Tensor, x + self.mlp(self.post_attention_layernorm(x)))
 
 
+def initialise(module: nn.Module) -> None:
+    """Matrices as they are before training; norms are left as they are made."""
+    for name, p in module.named_parameters():
+        if p.dim() >= 2:
+            nn.init.normal_(p, std=0.5 if "embed" in name else p.shape[-1] ** -0.5)
+            if name.endswith(("o_proj.weight", "down_proj.weight", "down_EDM", "lm_head.weight")):
+                p.data.mul_(0.3)
+
+
 class NanoForTraining(nn.Module):
     """tokens [B, T] -> logits [B, T, vocabulary], causal, positions from 0; pad on the right."""
 
@@ -197,16 +206,16 @@ class NanoForTraining(nn.Module):
         cos, sin = rope_table(s.max_position_embeddings, s.qk_rope_head_dim, s.rope_theta)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
-        for name, p in self.named_parameters():
-            if p.dim() >= 2:
-                nn.init.normal_(p, std=0.5 if "embed" in name else p.shape[-1] ** -0.5)
-                if name.endswith(("o_proj.weight", "down_proj.weight", "down_EDM", "lm_head.weight")):
-                    p.data.mul_(0.3)
+        initialise(self)
 
     def moe_layers(self) -> list[DenseMoE]:
         return [m for m in self.modules() if isinstance(m, DenseMoE)]
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
+        return cast(Tensor, self.lm_head(self.hidden(tokens_BT)))
+
+    def hidden(self, tokens_BT: Tensor) -> Tensor:
+        """After the last norm, [B, T, D]."""
         T = tokens_BT.shape[1]
         x = self.embed_tokens(tokens_BT)
         if torch.is_autocast_enabled(x.device.type):
@@ -215,7 +224,7 @@ class NanoForTraining(nn.Module):
         cos, sin = self.cos[:T].to(x.dtype), self.sin[:T].to(x.dtype)
         for layer in self.layers:
             x = layer(x, cos, sin, mask)
-        return cast(Tensor, self.lm_head(self.norm(x)))
+        return cast(Tensor, self.norm(x))
 
     def extend(self, tokens_BT: Tensor, caches: list[KVCache], pad_B: Tensor) -> Tensor:
         """Logits [B, vocabulary] after the last of `tokens`, which follow what is cached.

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from r1_serve.nano import weights_path
 from r1_serve.nano.data import batches
 from r1_serve.nano.export import load, save
 from r1_serve.nano.model import NanoForTraining
-from r1_serve.nano.muon import Muon
+from r1_serve.nano.muon import Muon, quick_bfloat16
 from r1_serve.nano.tokenizer import build_tokenizer
 
 BIAS_RATE = 1e-3  # gamma of the correction-bias update
@@ -44,7 +44,7 @@ MIX = {
 }
 
 
-def optimizers(model: NanoForTraining, muon_lr: float, adam_lr: float) -> list[torch.optim.Optimizer]:
+def optimizers(model: nn.Module, heads: int, muon_lr: float, adam_lr: float) -> list[torch.optim.Optimizer]:
     named = list(model.named_parameters())
     plain = ("embed_tokens", "lm_head", "router")
     matrices = [(n, p) for n, p in named if p.dim() >= 2 and not any(k in n for k in plain)]
@@ -52,7 +52,7 @@ def optimizers(model: NanoForTraining, muon_lr: float, adam_lr: float) -> list[t
     whole = [p for n, p in matrices if "_b_proj" not in n]
     rest = [p for n, p in named if p.dim() < 2 or any(k in n for k in plain)]
     adam = torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-    groups: list[dict[str, Any]] = [{"params": whole}, {"params": by_head, "blocks": model.s.num_attention_heads}]
+    groups: list[dict[str, Any]] = [{"params": whole}, {"params": by_head, "blocks": heads}]
     opts: list[torch.optim.Optimizer] = [Muon(groups, lr=muon_lr, weight_decay=0.02), adam]
     for opt in opts:
         for group in opt.param_groups:
@@ -62,7 +62,7 @@ def optimizers(model: NanoForTraining, muon_lr: float, adam_lr: float) -> list[t
 
 def loss_on(model: NanoForTraining, inputs: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy over thought and answer; inputs and targets [B, T], targets -100 where not learned."""
-    with torch.autocast(inputs.device.type, dtype=torch.bfloat16):
+    with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=quick_bfloat16(inputs.device)):
         logits = model(inputs)
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100)
 
@@ -80,7 +80,7 @@ def train(args: argparse.Namespace) -> dict[str, float]:
     shipped = args.out / "tokenizer.json"
     tokenizer = Tokenizer.from_file(str(shipped)) if shipped.exists() else build_tokenizer()
     model = (load(args.init).train() if args.init else NanoForTraining()).to(device)
-    opts = optimizers(model, args.muon_lr, args.adam_lr)
+    opts = optimizers(model, model.s.num_attention_heads, args.muon_lr, args.adam_lr)
     step, tokens, seed = 0, 0, args.seed
     if args.resume:
         state = torch.load(args.state, map_location=device)

@@ -75,7 +75,7 @@ def vllm(plan: Plan, pool: Pool, node: int, nodes: int) -> Flags:
     if layout.expert_parallel_size > 1:
         words.append("--enable-expert-parallel")
     if layout.data_parallel_size > 1:
-        words += list(_vllm_data_parallel(pool, node, nodes))
+        words += list(_vllm_data_parallel(plan, pool, node, nodes))
     elif nodes > 1:
         words += ["--nnodes", str(nodes), "--node-rank", str(node), "--master-addr", "$HEAD"]
     words += ["--max-model-len", str(engine.max_model_len), "--max-num-seqs", str(engine.max_num_seqs)]
@@ -83,6 +83,9 @@ def vllm(plan: Plan, pool: Pool, node: int, nodes: int) -> Flags:
     words += ["--gpu-memory-utilization", str(engine.gpu_memory_utilization)]
     if engine.kv_cache_dtype:
         words += ["--kv-cache-dtype", engine.kv_cache_dtype]
+    if engine.num_speculative_tokens:
+        drafts = {"method": "mtp", "num_speculative_tokens": engine.num_speculative_tokens}
+        words += ["--speculative-config", json.dumps(drafts)]
     if pool.role != "unified":
         words += ["--kv-transfer-config", json.dumps({"kv_connector": "NixlConnector", "kv_role": "kv_both"})]
     if node and (nodes > 1):
@@ -90,7 +93,7 @@ def vllm(plan: Plan, pool: Pool, node: int, nodes: int) -> Flags:
     return [*words, "--reasoning-parser", "deepseek_r1", "--port", str(HTTP_PORT)]
 
 
-def _vllm_data_parallel(pool: Pool, node: int, nodes: int) -> Iterator[str]:
+def _vllm_data_parallel(plan: Plan, pool: Pool, node: int, nodes: int) -> Iterator[str]:
     data = pool.layout.data_parallel_size
     yield from ("--data-parallel-size", str(data))
     if nodes == 1:
@@ -104,7 +107,8 @@ def _vllm_data_parallel(pool: Pool, node: int, nodes: int) -> Iterator[str]:
     yield from ("--data-parallel-size-local", str(local), "--data-parallel-address", "$HEAD")
     yield from ("--data-parallel-rpc-port", str(RPC_PORT))
     # What the performance model assumes between nodes; vLLM's default gathers every token on every rank.
-    yield from ("--all2all-backend", f"deepep_{'high_throughput' if pool.role == 'prefill' else 'low_latency'}")
+    assumed = f"deepep_{'high_throughput' if pool.role == 'prefill' else 'low_latency'}"
+    yield from ("--all2all-backend", plan.engine.all2all_backend or assumed)
     if node:
         yield from ("--data-parallel-start-rank", str(node * local))
 
@@ -131,6 +135,10 @@ def sglang(plan: Plan, pool: Pool, node: int, nodes: int) -> Flags:
     words += ["--mem-fraction-static", str(engine.gpu_memory_utilization)]
     if engine.kv_cache_dtype:
         words += ["--kv-cache-dtype", "fp8_e4m3"]
+    if engine.num_speculative_tokens:
+        words += ["--speculative-algorithm", "EAGLE", "--speculative-eagle-topk", "1"]
+        words += ["--speculative-num-steps", str(engine.num_speculative_tokens)]
+        words += ["--speculative-num-draft-tokens", str(engine.tokens_per_step)]
     if pool.role != "unified":
         words += ["--disaggregation-mode", pool.role, "--disaggregation-transfer-backend", "nixl"]
     return [*words, "--reasoning-parser", "deepseek-r1", "--host", "0.0.0.0", "--port", str(HTTP_PORT)]  # noqa: S104

@@ -143,7 +143,7 @@ class Delta(_message.Message):
     def __init__(self, request_id: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., finish: _Optional[_Union[FinishReason, str]] = ..., error: _Optional[str] = ..., cached_tokens: _Optional[int] = ..., queue_time_us: _Optional[int] = ...) -> None: ...
 
 class Load(_message.Message):
-    __slots__ = ("running", "waiting", "kv_usage", "step_time_us", "preemptions_total", "prompt_tokens_total", "generation_tokens_total", "prefix_queries_total", "prefix_hits_total")
+    __slots__ = ("running", "waiting", "kv_usage", "step_time_us", "preemptions_total", "prompt_tokens_total", "generation_tokens_total", "prefix_queries_total", "prefix_hits_total", "draft_tokens_total", "accepted_draft_tokens_total")
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
     KV_USAGE_FIELD_NUMBER: _ClassVar[int]
@@ -153,6 +153,8 @@ class Load(_message.Message):
     GENERATION_TOKENS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     PREFIX_QUERIES_TOTAL_FIELD_NUMBER: _ClassVar[int]
     PREFIX_HITS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_TOKENS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_DRAFT_TOKENS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     running: int
     waiting: int
     kv_usage: float
@@ -162,7 +164,9 @@ class Load(_message.Message):
     generation_tokens_total: int
     prefix_queries_total: int
     prefix_hits_total: int
-    def __init__(self, running: _Optional[int] = ..., waiting: _Optional[int] = ..., kv_usage: _Optional[float] = ..., step_time_us: _Optional[int] = ..., preemptions_total: _Optional[int] = ..., prompt_tokens_total: _Optional[int] = ..., generation_tokens_total: _Optional[int] = ..., prefix_queries_total: _Optional[int] = ..., prefix_hits_total: _Optional[int] = ...) -> None: ...
+    draft_tokens_total: int
+    accepted_draft_tokens_total: int
+    def __init__(self, running: _Optional[int] = ..., waiting: _Optional[int] = ..., kv_usage: _Optional[float] = ..., step_time_us: _Optional[int] = ..., preemptions_total: _Optional[int] = ..., prompt_tokens_total: _Optional[int] = ..., generation_tokens_total: _Optional[int] = ..., prefix_queries_total: _Optional[int] = ..., prefix_hits_total: _Optional[int] = ..., draft_tokens_total: _Optional[int] = ..., accepted_draft_tokens_total: _Optional[int] = ...) -> None: ...
 
 class Submit(_message.Message):
     __slots__ = ("request_id", "prompt_token_ids", "sampling", "priority", "cache_salt", "traceparent")

@@ -38,6 +38,8 @@ class RankCollector(Collector):
             "tokens": CounterMetricFamily("r1_rank_generation_tokens", "Tokens vLLM generated", labels=_RANK),
             "queries": CounterMetricFamily("r1_rank_prefix_queries", "Prompt tokens looked up in cache", labels=_RANK),
             "hits": CounterMetricFamily("r1_rank_prefix_hits", "Prompt tokens found in cache", labels=_RANK),
+            "drafts": CounterMetricFamily("r1_rank_draft_tokens", "Tokens drafted by the MTP layer", labels=_RANK),
+            "taken": CounterMetricFamily("r1_rank_accepted_draft_tokens", "Of those, as chosen", labels=_RANK),
         }
         attached = GaugeMetricFamily("r1_ranks_attached", "Ranks attached to this router", labels=("model",))
         ready = GaugeMetricFamily("r1_ranks_ready", "Ranks of whole gangs that stay", labels=("model",))
@@ -58,6 +60,8 @@ class RankCollector(Collector):
                 "tokens": load.generation_tokens_total,
                 "queries": load.prefix_queries_total,
                 "hits": load.prefix_hits_total,
+                "drafts": load.draft_tokens_total,
+                "taken": load.accepted_draft_tokens_total,
             }
             for name, value in told.items():
                 gauges[name].add_metric(values, value)

@@ -31,6 +31,7 @@ class ServedModel:
     max_queued_requests: int
     max_queue_seconds: float
     budget_rules: BudgetRules
+    drafts: bool  # in one of its plans
     created: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
@@ -44,6 +45,13 @@ class ServedModel:
                     f"{other.name}: give one of them another model.name"
                 )
         checkpoint = Checkpoint.load(models[0].checkpoint)
+        for plan in plans:
+            if plan.engine.num_speculative_tokens and not checkpoint.mtp_layers:
+                raise StartupError(
+                    f"plan {plan.name}: engine.num_speculative_tokens is {plan.engine.num_speculative_tokens}, and "
+                    f"{checkpoint.name} has no layer that drafts (no num_nextn_predict_layers in its config.json): "
+                    "leave it out"
+                )
         prompts = Prompts(checkpoint)
         vocabulary = Vocabulary.of(checkpoint)
         if not models[0].reasoning:
@@ -62,6 +70,7 @@ class ServedModel:
             default_max_tokens=min(plan.limits.default_max_tokens for plan in plans),
             max_queued_requests=min(plan.limits.max_queued_requests for plan in plans),
             max_queue_seconds=min(plan.limits.max_queue_seconds for plan in plans),
+            drafts=any(plan.engine.num_speculative_tokens for plan in plans),
             budget_rules=rules.model_copy(update={"closing_tokens": max(rules.closing_tokens, len(closing_ids))}),
         )
 

@@ -82,7 +82,8 @@ class Rank:
             kv_usage=self.load.kv_usage,
             kv_tokens=kv_tokens,
             block_tokens=max(1, self.hello.capacity.block_tokens),
-            step_time_s=self.load.step_time_us / 1e6,
+            # As if all drafts were taken: by it is refused what cannot be done in time.
+            step_time_s=self.load.step_time_us / 1e6 / self.plan.engine.tokens_per_step,
             draining=self.draining,
             last_pick=self.last_pick,
             gang_id=self.hello.gang_id,

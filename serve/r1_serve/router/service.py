@@ -285,6 +285,10 @@ def _sampling(request: ChatRequest, model: ServedModel, prompt_tokens: int) -> p
             field="min_tokens",
         )
     defaults = model.checkpoint.sampling
+    if model.drafts and request.min_p:
+        raise InvalidRequest(
+            f"{model.name} drafts tokens, which vLLM does not do with min_p: leave min_p out", field="min_p"
+        )
 
     def given(value: float | None, default: float) -> float:
         return default if value is None else value

@@ -15,6 +15,7 @@ from r1_cluster.perf.step import Speculation
 from r1_cluster.plan import Plan
 from r1_cluster.routing.scaling import ScalingRules
 from r1_cluster.simulator import Autoscaling, Failure, Linear, Report, Scenario, Simulation, SimulationError
+from r1_cluster.simulator.costs import drafting
 from r1_cluster.simulator.options import load_profile, parse_slo
 from r1_cluster.workload import load
 
@@ -39,7 +40,9 @@ def command(
     refresh: Annotated[
         float | None, typer.Option(help="seconds a router's KV forecast may be old; live 1, here 5 above 32 ranks")
     ] = None,
-    drafts: Annotated[int, typer.Option(min=0, max=8, help="tokens drafted a step by R1's prediction layer")] = 0,
+    drafts: Annotated[
+        int | None, typer.Option(min=0, max=8, help="tokens drafted a step by R1's MTP layer; default: the plan's")
+    ] = None,
     acceptance: Annotated[
         float, typer.Option(help="of a drafted token, if those before it were accepted")
     ] = fitted().serving.acceptance,
@@ -55,8 +58,10 @@ def command(
         raise SimulationError(f"--acceptance is {acceptance}: give a share from 0 to 1")
     loaded = load(workload).budgeted(budget).at_rate(rate)
     measured: Linear | None = load_profile(profile) if profile else None
+    planned = Plan.load(plan)
+    given = None if drafts is None else Speculation(drafts, acceptance)
     simulation = Simulation(
-        Plan.load(plan),
+        planned,
         loaded,
         requests=requests,
         seed=seed,
@@ -67,7 +72,7 @@ def command(
         profile=measured,
         policy_name=routing,
         refresh_s=refresh,
-        speculation=Speculation(drafts, acceptance) if drafts else None,
+        speculation=given or drafting(planned, measured, acceptance),
     )
     result = _run(simulation, requests, quiet=as_json)
     wall = time.perf_counter() - begun

@@ -44,6 +44,10 @@ def engine_arguments(plan: Plan, pool: Pool, gang: Gang, settings: WorkerSetting
     }
     if engine.kv_cache_dtype is not None:
         arguments["kv_cache_dtype"] = engine.kv_cache_dtype
+    if engine.all2all_backend is not None:
+        arguments["all2all_backend"] = engine.all2all_backend
+    if engine.num_speculative_tokens is not None:
+        arguments["speculative_config"] = {"method": "mtp", "num_speculative_tokens": engine.num_speculative_tokens}
     if plan.fleet.kv_cache_gib_per_rank is not None:
         arguments |= rehearsal_arguments(kv_cache_gib=plan.fleet.kv_cache_gib_per_rank)
     if settings is not None and settings.load_format is not None:

@@ -42,3 +42,7 @@ class RankLoad:
         if cached is not None:
             load.prefix_queries_total += int(cached.queries)
             load.prefix_hits_total += int(cached.hits)
+        drafts = scheduler.spec_decoding_stats
+        if drafts is not None:
+            load.draft_tokens_total += drafts.num_draft_tokens
+            load.accepted_draft_tokens_total += drafts.num_accepted_tokens

@@ -79,6 +79,19 @@ def test_separate_pools_name_their_side() -> None:
         emit("helm-values", made.plan, made.fleet)
 
 
+def drafting() -> Outcome:
+    made = wide()
+    engine = made.plan.engine.model_copy(
+        update={"num_speculative_tokens": 2, "all2all_backend": "deepep_high_throughput"}
+    )
+    return Outcome(made.plan.model_copy(update={"engine": engine}), made.fleet)
+
+
+def test_sglang_drafts_as_many_tokens_one_after_the_other() -> None:
+    flags = "--speculative-algorithm EAGLE --speculative-eagle-topk 1 --speculative-num-steps 2"
+    assert all(f"{flags} --speculative-num-draft-tokens 3" in line for line in commands("sglang-command", drafting()))
+
+
 @pytest.mark.parametrize("kind", ["vllm-command", "sglang-command"])
 def test_a_rehearsal_is_no_command_of_another_tool(kind: str) -> None:
     made = planned("1xcpu", "chat", "nano")
@@ -98,6 +111,7 @@ def test_vllm_s_own_parser_reads_every_line_as_it_was_meant() -> None:
         fp8,
         wide(),
         deep(),
+        drafting(),
         planned(workload="agent", pools="separate"),
         planned("8xH100", "chat", "distill-qwen-32b"),
     )
@@ -128,5 +142,11 @@ def test_vllm_s_own_parser_reads_every_line_as_it_was_meant() -> None:
     assert [(each["nnodes"], each["node_rank"], each["pipeline_parallel_size"]) for each in (stage0, stage1)] == [
         (2, 0, 2), (2, 1, 2),
     ]  # fmt: skip
+    drafts = {"method": "mtp", "num_speculative_tokens": 2}
+    assert [each["speculative_config"] for each in understood[at + 4 : at + 6]] == [drafts, drafts]
+    assert [each["all2all_backend"] for each in understood[at : at + 6 : 4]] == [
+        "deepep_low_latency",
+        "deepep_high_throughput",
+    ]
     assert understood[-1]["model"] == "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B"
     assert any(each["kv_connector"] == "NixlConnector" for each in understood)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from r1_cluster.plan import Plan
 from r1_serve.errors import StartupError
+from r1_serve.nano import weights_path
 from r1_serve.protos import fleet_pb2 as pb
 from r1_serve.router.server import Router
 from r1_serve.settings import RouterSettings
@@ -88,6 +90,19 @@ def test_what_cannot_be_served_is_refused_at_start() -> None:
         router(PLAN, changed(name="other"))
     with pytest.raises(StartupError, match="serve different checkpoints as r1-nano"):
         router(PLAN, changed(reasoning=False))
+
+
+def test_a_plan_that_drafts_needs_a_checkpoint_that_can(tmp_path: Path) -> None:
+    folder = tmp_path / "plain"
+    shutil.copytree(weights_path(), folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["num_nextn_predict_layers"]
+    (folder / "config.json").write_text(json.dumps(config))
+    plan = Plan.load("nano-mtp")
+    without = plan.model_copy(update={"model": plan.model.model_copy(update={"checkpoint": str(folder)})})
+    with pytest.raises(StartupError, match=r"plan nano-mtp: .* has no layer that drafts .*: leave it out"):
+        router(without)
+    router(plan)
 
 
 async def test_a_stopping_router_finishes_what_runs_and_refuses_what_comes(world_of: Any, ids: Any) -> None:

@@ -94,6 +94,17 @@ def test_drafts_make_answers_come_sooner(r1: Any, plan: str) -> None:
     assert drafted["tpot"]["mean"] < 0.8 * plain["tpot"]["mean"]
 
 
+def test_a_plans_own_drafts_are_simulated(r1: Any, plan: str) -> None:
+    words = ("simulate", "--plan", plan, "--requests", "60", "--rate", "1", "--json")
+    asked, without = (json.loads(r1(*words, "--drafts", drafts)[1]) for drafts in ("1", "0"))
+    path = Path(plan)
+    path.write_text(path.read_text().replace("engine: {", "engine: {num_speculative_tokens: 1, "))
+    planned, off = (json.loads(r1(*words, *more)[1]) for more in ((), ("--drafts", "0")))
+    assert planned["tpot"] == asked["tpot"]
+    assert off["tpot"] == without["tpot"]
+    assert planned["tpot"]["mean"] < off["tpot"]["mean"]
+
+
 def test_pools_are_said_to_be_planned_and_not_served_yet(r1: Any, plan: str, tmp_path: Path) -> None:
     path = Path(plan)
     pool = "{name: prefill, role: prefill, layout: {tensor_parallel_size: 8}}, {name: decode, role: decode, layout"

@@ -36,6 +36,19 @@ def test_the_plans_limits_reach_the_engine(name: str) -> None:
     assert found["skip_tokenizer_init"] is True
 
 
+def test_drafts_are_the_checkpoints_own_layers() -> None:
+    assert arguments("nano-mtp")["speculative_config"] == {"method": "mtp", "num_speculative_tokens": 1}
+    assert "speculative_config" not in arguments("nano-tp1")
+
+
+def test_a_wide_gangs_exchange_is_the_plans() -> None:
+    plan = Plan.load("nano-dp2-ep2")
+    engine = plan.engine.model_copy(update={"all2all_backend": "deepep_low_latency"})
+    plan = plan.model_copy(update={"engine": engine})
+    assert engine_arguments(plan, plan.pools[0], gang_of(plan))["all2all_backend"] == "deepep_low_latency"
+    assert "all2all_backend" not in arguments("nano-dp2-ep2")
+
+
 def test_a_lone_rank_knows_no_data_parallel_peers() -> None:
     assert not any("data_parallel" in key for key in arguments("nano-tp1"))
     assert arguments("nano-tp1")["enable_expert_parallel"] is False

@@ -63,6 +63,7 @@ def stats(running: int = 1, waiting: int = 0, kv: float = 0.0) -> Any:
         num_skipped_waiting_reqs=0,
         kv_cache_usage=kv,
         prefix_cache_stats=None,
+        spec_decoding_stats=None,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from r1_serve.workers.load import RankLoad
 from vllm.v1.engine import EngineCoreEvent, EngineCoreEventType, EngineCoreOutput
 from vllm.v1.metrics.stats import PrefillStats, SchedulerStats
+from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
 
 class Clock:
@@ -24,6 +25,7 @@ def scheduler(running: int = 1, waiting: int = 0, kv: float = 0.0) -> Any:
         num_skipped_waiting_reqs=1,
         kv_cache_usage=kv,
         prefix_cache_stats=SimpleNamespace(queries=10, hits=4),
+        spec_decoding_stats=None,
     )
 
 
@@ -63,6 +65,15 @@ def test_the_counts_of_each_step_add_up() -> None:
     now = load.now
     assert (now.preemptions_total, now.generation_tokens_total, now.prompt_tokens_total) == (2, 6, 10)
     assert (now.prefix_queries_total, now.prefix_hits_total) == (20, 8)
+
+
+def test_drafts_and_those_taken_add_up() -> None:
+    load, stats = RankLoad(), SpecDecodingStats.new(1)
+    for accepted in (1, 0, 1):
+        stats.observe_draft(num_draft_tokens=1, num_accepted_tokens=accepted)
+    for _ in range(2):
+        load.step(SchedulerStats(spec_decoding_stats=stats), [])
+    assert (load.now.draft_tokens_total, load.now.accepted_draft_tokens_total) == (6, 4)
 
 
 def test_the_counts_are_fields_of_this_vllm() -> None:

@@ -22,7 +22,7 @@ def main() -> None:
             "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "data_parallel_size_local",
             "data_parallel_start_rank", "enable_expert_parallel", "kv_cache_dtype", "max_model_len", "max_num_seqs",
             "max_num_batched_tokens", "gpu_memory_utilization", "nnodes", "node_rank", "served_model_name",
-            "reasoning_parser", "all2all_backend",
+            "reasoning_parser", "all2all_backend", "speculative_config",
         )  # fmt: skip
         facts = {key: getattr(engine, key, None) for key in keys}
         transfer = engine.kv_transfer_config
