@@ -26,11 +26,10 @@ async def test_min_p_is_refused_where_tokens_are_drafted_and_only_there(world_of
     assert (refused.value.code, refused.value.param) == ("invalid_request", "min_p")
     assert "leave min_p out" in refused.value.message
     assert worker.submits.empty()
-    for world, plan, fields in ((drafting, DRAFTS, {"min_p": 0}), (await world_of(), None, {"min_p": 0.1})):
-        worker = await (world.worker(plan=plan) if plan else world.worker())
-        task = asyncio.create_task(asking(world, **fields))
-        await asyncio.sleep(0)
-        assert await worker.next_submit()
+    plain = await world_of()
+    for world, taken_by, min_p in ((drafting, worker, 0), (plain, await plain.worker(), 0.1)):
+        task = asyncio.create_task(asking(world, min_p=min_p))
+        assert (await taken_by.next_submit()).sampling.min_p == pytest.approx(min_p)
         task.cancel()
 
 
