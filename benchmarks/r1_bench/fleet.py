@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+
 START_TIMEOUT_S = 600.0
 END_TIMEOUT_S = 60.0
 _POLL_S = 0.1
@@ -53,6 +55,11 @@ class Fleet:
     @property
     def grpc(self) -> str:
         return f"127.0.0.1:{self.grpc_port}"
+
+    def metric(self, name: str) -> float:
+        """Of the router's, the sum over its labels."""
+        lines = httpx.get(f"{self.url}/metrics", trust_env=False).text.splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name}{{"))
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from r1_bench.fleet import Fleet, fleet
 MAX_TOKENS = 900
 STREAMS = 32
 REFERENCE = "transformers"
+TIMES = ("startup_seconds", "seconds", "tokens_per_second", "drafts_accepted")
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,12 @@ def different(problems: Sequence[Problem], a: Sequence[Reply], b: Sequence[Reply
     ]
 
 
+def drafts_accepted(where: Fleet) -> float | None:
+    """The share of drafted tokens that were taken; None where none are drafted."""
+    drafted, accepted = (where.metric(f"r1_rank_{name}_tokens_total") for name in ("draft", "accepted_draft"))
+    return round(accepted / drafted, 3) if drafted else None
+
+
 def row(
     name: str, problems: Sequence[Problem], truth: Sequence[Reply], replies: Sequence[Reply], **more: Any
 ) -> dict[str, Any]:
@@ -106,11 +113,11 @@ def table(result: dict[str, Any]) -> str:
         f"{STREAMS} at a time through the router over HTTP.",
         "A reply is the same when thought, answer and token count all are.",
         "",
-        "| layout | accuracy | same as transformers | seconds to ready | seconds to answer all | tokens/s |",
-        "|---|---|---|---|---|---|",
+        "| layout | accuracy | same as transformers | seconds to ready | seconds to answer | tokens/s | drafts taken |",
+        "|---|---|---|---|---|---|---|",
     ]
     for r in result["rows"]:
-        times = [r.get(key, "–") for key in ("startup_seconds", "seconds", "tokens_per_second")]
+        times = ["–" if r.get(key) is None else r[key] for key in TIMES]
         same = f"{r['same_as_transformers']} of {n}"
         lines.append(f"| {r['layout']} | {r['accuracy']:.1%} | {same} | {' | '.join(map(str, times))} |")
     for r in result["rows"]:
@@ -137,6 +144,7 @@ def main() -> None:
             started = time.monotonic()
             replies = asyncio.run(ask_all(where, questions))
             seconds = time.monotonic() - started
+            accepted = drafts_accepted(where)
         if not truth:
             truth = reference(replies)
             rows.append(row(REFERENCE, problems, truth, truth))
@@ -145,6 +153,7 @@ def main() -> None:
             "startup_seconds": round(where.startup_seconds, 1),
             "seconds": round(seconds, 1),
             "tokens_per_second": round(tokens / seconds),
+            "drafts_accepted": accepted,
         }
         rows.append(row(plan, problems, truth, replies, **times))
         last = rows[-1]

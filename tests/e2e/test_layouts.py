@@ -150,12 +150,12 @@ class TestLayout:
 @pytest.mark.parametrize("served", [DRAFTS], indirect=True)
 class TestDrafts:
     def test_most_drafts_are_right(self, served: Fleet, sdk: openai.OpenAI) -> None:
-        before = [total(served, f"r1_rank_{name}_tokens_total") for name in ("draft", "accepted_draft")]
+        names = [f"r1_rank_{name}_tokens_total" for name in ("draft", "accepted_draft")]
+        before = [served.metric(name) for name in names]
         sdk.chat.completions.create(
             model="r1-nano", messages=[{"role": "user", "content": "What is 47 + 85?"}], temperature=0
         )
-        after = [total(served, f"r1_rank_{name}_tokens_total") for name in ("draft", "accepted_draft")]
-        drafted, accepted = (b - a for a, b in zip(before, after, strict=True))
+        drafted, accepted = (served.metric(name) - was for name, was in zip(names, before, strict=True))
         assert drafted > 0
         assert accepted > drafted / 2
 
@@ -182,12 +182,7 @@ class TestDrafts:
 
 
 def running(served: Fleet) -> float:
-    return total(served, "r1_rank_running")
-
-
-def total(served: Fleet, name: str) -> float:
-    text = httpx.get(f"{served.url}/metrics", trust_env=False).text
-    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(f"{name}{{"))
+    return served.metric("r1_rank_running")
 
 
 def test_an_interrupted_fleet_leaves_no_process_behind() -> None:

@@ -72,6 +72,7 @@ _NANO = Architecture(
     ),
     experts=Experts(routed=32, shared=1, top_k=8, intermediate_size=64, first_dense_layers=1),
     weight_dtype="float32",
+    mtp_layers=1,
 )
 
 MODELS: dict[str, Architecture] = {

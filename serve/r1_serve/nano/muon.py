@@ -19,7 +19,7 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def quick_bfloat16(device: torch.device) -> bool:
-    """Whether products in bfloat16 are quicker than in float32: CPUs without AVX-512 take fifteen times as long."""
+    """Whether products in bfloat16 are quicker than in float32: CPUs without AVX-512 take many times as long."""
     return device.type != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 

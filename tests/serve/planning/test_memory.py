@@ -11,8 +11,11 @@ from r1_serve.nano import weights_path
 
 def test_the_catalog_counts_every_parameter_of_r1_nano_s_files() -> None:
     safetensors = pytest.importorskip("safetensors")
-    stored = 0
-    for file in weights_path().glob("*.safetensors"):
-        with safetensors.safe_open(file, "numpy") as tensors:
-            stored += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
-    assert MODELS["r1-nano"].weight_bytes == 4 * stored
+
+    def stored(file: str) -> int:
+        with safetensors.safe_open(weights_path() / file, "numpy") as tensors:
+            return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+
+    nano = MODELS["r1-nano"]
+    assert nano.weight_bytes == 4 * stored("model.safetensors")
+    assert nano.mtp_bytes == 4 * stored("mtp.safetensors")
