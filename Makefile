@@ -33,7 +33,7 @@ serve: $(VENV)/.serve ## start the fleet PLAN=nano-tp1 here, until Ctrl-C; ONCE=
 serve: export ONCE := $(value ONCE)
 
 ##@ Change it
-test: $(VENV)/.dev ## all tests but the slow ones (about 14 minutes on two fast cores, half an hour on slow ones); ARGS="..." goes to pytest
+test: $(VENV)/.dev ## all tests but the slow ones (some 20 minutes on two slow cores); ARGS="..." goes to pytest
 	@tests/run.sh $(BIN) $(ARGS)
 
 test-slow: $(VENV)/.dev ## the tests that take minutes each
