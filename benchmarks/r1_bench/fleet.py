@@ -56,10 +56,15 @@ class Fleet:
     def grpc(self) -> str:
         return f"127.0.0.1:{self.grpc_port}"
 
-    def metric(self, name: str) -> float:
-        """Of the router's, the sum over its labels."""
-        lines = httpx.get(f"{self.url}/metrics", trust_env=False).text.splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name}{{"))
+    def metrics(self, *names: str) -> list[float]:
+        """The router's of these ``names``, at one moment: see total."""
+        page = httpx.get(f"{self.url}/metrics", trust_env=False).text
+        return [total(page, name) for name in names]
+
+
+def total(page: str, name: str) -> float:
+    """A metric on a /metrics page, summed over its labels."""
+    return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(f"{name}{{"))
 
 
 @contextmanager

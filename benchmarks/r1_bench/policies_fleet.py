@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import json
 import random
-import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from r1_serve.nano.tasks import held_out
 
 from r1_bench import results
 from r1_bench.chat import ChatError, chat, open_loop
+from r1_bench.fleet import total
 from r1_bench.routers import side_by_side
 
 PLAN = "nano-dp2-ep2"
@@ -102,10 +102,7 @@ def preemptions(url: str) -> int:
 
 def ranks(metrics: str) -> dict[str, float]:
     """What the ranks run, have waiting and have preempted, in sum."""
-    return {
-        name: sum(map(float, re.findall(rf"^r1_rank_{name}\{{.*\}} (\S+)$", metrics, re.M)))
-        for name in ("running", "waiting", "preemptions")
-    }
+    return {name: total(metrics, f"r1_rank_{name}") for name in ("running", "waiting", "preemptions")}
 
 
 def summary(served: Sequence[Served], seconds: float) -> dict[str, Any]:

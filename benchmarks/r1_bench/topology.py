@@ -25,6 +25,7 @@ from r1_bench.fleet import Fleet, fleet
 MAX_TOKENS = 900
 STREAMS = 32
 REFERENCE = "transformers"
+DRAFTS = ("r1_rank_draft_tokens_total", "r1_rank_accepted_draft_tokens_total")
 TIMES = ("startup_seconds", "seconds", "tokens_per_second", "drafts_accepted")
 
 
@@ -86,7 +87,7 @@ def different(problems: Sequence[Problem], a: Sequence[Reply], b: Sequence[Reply
 
 def drafts_accepted(where: Fleet) -> float | None:
     """The share of drafted tokens that were taken; None where none are drafted."""
-    drafted, accepted = (where.metric(f"r1_rank_{name}_tokens_total") for name in ("draft", "accepted_draft"))
+    drafted, accepted = where.metrics(*DRAFTS)
     return round(accepted / drafted, 3) if drafted else None
 
 

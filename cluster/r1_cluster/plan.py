@@ -107,7 +107,6 @@ class Engine(_Frozen):
     num_speculative_tokens: int | None = Field(
         default=None, ge=1, le=8, exclude_if=_unset, description="drafted a step by the MTP layer; none: off"
     )
-
     all2all_backend: Literal["deepep_high_throughput", "deepep_low_latency"] | None = Field(
         default=None, exclude_if=_unset, description="how tokens reach experts on other nodes; none: vLLM's default"
     )

@@ -13,6 +13,7 @@ import httpx
 import openai
 import psutil
 import pytest
+from r1_bench import topology
 from r1_bench.fleet import Fleet, fleet
 from r1_bench.topology import Reply, accuracy, ask_all, different, reference
 from r1_serve.nano import weights_path
@@ -150,12 +151,11 @@ class TestLayout:
 @pytest.mark.parametrize("served", [DRAFTS], indirect=True)
 class TestDrafts:
     def test_most_drafts_are_right(self, served: Fleet, sdk: openai.OpenAI) -> None:
-        names = [f"r1_rank_{name}_tokens_total" for name in ("draft", "accepted_draft")]
-        before = [served.metric(name) for name in names]
+        before = served.metrics(*topology.DRAFTS)
         sdk.chat.completions.create(
             model="r1-nano", messages=[{"role": "user", "content": "What is 47 + 85?"}], temperature=0
         )
-        drafted, accepted = (served.metric(name) - was for name, was in zip(names, before, strict=True))
+        drafted, accepted = (now - was for now, was in zip(served.metrics(*topology.DRAFTS), before, strict=True))
         assert drafted > 0
         assert accepted > drafted / 2
 
@@ -182,7 +182,7 @@ class TestDrafts:
 
 
 def running(served: Fleet) -> float:
-    return served.metric("r1_rank_running")
+    return served.metrics("r1_rank_running")[0]
 
 
 def test_an_interrupted_fleet_leaves_no_process_behind() -> None:

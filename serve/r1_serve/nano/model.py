@@ -208,9 +208,6 @@ class NanoForTraining(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
         initialise(self)
 
-    def moe_layers(self) -> list[DenseMoE]:
-        return [m for m in self.modules() if isinstance(m, DenseMoE)]
-
     def forward(self, tokens_BT: Tensor) -> Tensor:
         return cast(Tensor, self.lm_head(self.hidden(tokens_BT)))
 

@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from r1_serve.nano import weights_path
 from r1_serve.nano.data import IGNORED, batches
 from r1_serve.nano.export import MTP_FILE, block_tensors, load, stored
-from r1_serve.nano.model import Block, DenseMoE, NanoForTraining, RMSNorm, initialise
+from r1_serve.nano.model import Block, NanoForTraining, RMSNorm, initialise
 from r1_serve.nano.muon import quick_bfloat16
-from r1_serve.nano.train import BIAS_RATE, MIX, optimizers, rate
+from r1_serve.nano.train import MIX, learn, optimizers, rate
 
 
 class NextButOne(nn.Module):
@@ -47,9 +47,6 @@ class NextButOne(nn.Module):
         self.norm = RMSNorm(s.hidden_size, s.rms_norm_eps)
         initialise(self)  # beginning with a copy of the last layer was tried: it learns far more slowly
         self.norm.load_state_dict(model.norm.state_dict())
-
-    def moe_layers(self) -> list[DenseMoE]:
-        return [m for m in self.modules() if isinstance(m, DenseMoE)]
 
     def forward(self, model: NanoForTraining, hidden_BTD: Tensor, tokens_BT: Tensor) -> Tensor:
         T = tokens_BT.shape[1]
@@ -103,19 +100,10 @@ def train(folder: Path, *, minutes: float, batch_tokens: int, threads: int, seed
     start, total, step, seen, agreed, loss_so_far = time.monotonic(), minutes * 60, 0, 0, 0.0, 0.0
     while (elapsed := time.monotonic() - start) < total or not step:
         share = rate(elapsed, total, total / 3, step)
-        for opt in opts:
-            for group in opt.param_groups:
-                group["lr"] = group["peak"] * share
         inputs, targets = next(stream)
         wanted, logits = drafted(model, layer, inputs, targets)
         loss = F.cross_entropy(logits, wanted)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(layer.parameters(), 1.0)
-        for opt in opts:
-            opt.step()
-            opt.zero_grad(set_to_none=True)
-        for moe in layer.moe_layers():
-            moe.balance(BIAS_RATE * share)
+        learn(layer, opts, loss, share)
         step, seen = step + 1, seen + inputs.numel()
         now = float((wanted.argmax(-1) == logits.argmax(-1)).float().mean())
         agreed = now if step == 1 else 0.98 * agreed + 0.02 * now

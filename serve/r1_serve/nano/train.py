@@ -11,7 +11,7 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from r1_serve.nano import weights_path
 from r1_serve.nano.data import batches
 from r1_serve.nano.export import load, save
-from r1_serve.nano.model import NanoForTraining
+from r1_serve.nano.model import DenseMoE, NanoForTraining
 from r1_serve.nano.muon import Muon, quick_bfloat16
 from r1_serve.nano.tokenizer import build_tokenizer
 
@@ -73,6 +73,20 @@ def rate(elapsed: float, total: float, decay: float, step: int) -> float:
     return min(1.0, (step + 1) / 50) * min(1.0, left / decay)
 
 
+def learn(model: nn.Module, opts: Sequence[torch.optim.Optimizer], loss: Tensor, share: float) -> None:
+    """One step down ``loss``, at this ``share`` of the peak learning rates."""
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for opt in opts:
+        for group in opt.param_groups:
+            group["lr"] = group["peak"] * share
+        opt.step()
+        opt.zero_grad(set_to_none=True)
+    for moe in model.modules():
+        if isinstance(moe, DenseMoE):
+            moe.balance(BIAS_RATE * share)
+
+
 def train(args: argparse.Namespace) -> dict[str, float]:
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
@@ -99,18 +113,9 @@ def train(args: argparse.Namespace) -> dict[str, float]:
     first, running = tokens, 0.0
     while (elapsed := time.monotonic() - start) < total:
         share = rate(elapsed, total, decay, step)
-        for opt in opts:
-            for group in opt.param_groups:
-                group["lr"] = group["peak"] * share
         inputs, targets = (t.to(device) for t in next(stream))
         loss = loss_on(model, inputs, targets)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for opt in opts:
-            opt.step()
-            opt.zero_grad(set_to_none=True)
-        for moe in model.moe_layers():
-            moe.balance(BIAS_RATE * share)
+        learn(model, opts, loss, share)
         step, tokens = step + 1, tokens + inputs.numel()
         value = loss.item()
         running = value if running == 0 else 0.98 * running + 0.02 * value
