@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import httpx
 import pytest
 from r1_cluster.routing.tenants import hash_key
 from r1_serve.protos import fleet_pb2 as pb
+from r1_serve.router.pace import LONGEST_S
 
 ASK: list[Any] = [{"role": "user", "content": "x"}]
 TEXT = "1 + 1\n</think>\n\nIt is 2.<｜end▁of▁sentence｜>"
@@ -58,6 +60,28 @@ async def test_a_stream_opens_and_closes_each_block_and_adds_up_to_the_same(worl
     assert final.content[0].signature
     assert final.stop_reason == "end_turn"
     assert final.usage.output_tokens_details.thinking_tokens > 0
+
+
+async def test_a_busy_loop_that_holds_text_back_writes_the_same_blocks(world: Any, client: Any, ids: Any) -> None:
+    world.router.service.pace.interval_s = LONGEST_S
+    worker = await world.worker()
+
+    async def answer() -> None:
+        submit = await worker.next_submit()
+        for piece in ("a", "b", "</think>", "c", "d", "e"):
+            await worker.send(pb.Delta(request_id=submit.request_id, token_ids=ids(piece)))
+        await worker.send(pb.Delta(request_id=submit.request_id, finish=pb.FINISH_STOP))
+
+    for _ in range(20):  # which of them are held differs
+        sending = asyncio.create_task(answer())
+        kinds = []
+        async with await client.messages.create(model="r1-nano", max_tokens=9, messages=ASK, stream=True) as stream:
+            async for event in stream:
+                if event.type != "content_block_delta":
+                    kinds.append((event.type, getattr(event, "index", None)))
+        await sending
+        blocks = [(kind, index) for index in (0, 1) for kind in ("content_block_start", "content_block_stop")]
+        assert kinds == [("message_start", None), *blocks, ("message_delta", None), ("message_stop", None)]
 
 
 async def test_the_events_are_named_and_ordered_as_anthropic_writes_them(world: Any, says: Any) -> None:

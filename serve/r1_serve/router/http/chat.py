@@ -150,7 +150,6 @@ class _Stream(Response):
         call = self._call
 
         async def write(data: bytes, *, more: bool = True) -> None:
-            data = wire.held() + data
             if not await wire.room(self._stall_s):
                 self._metrics.connections_closed.labels("stalled").inc()
                 call.fail(stalled(self._stall_s))
@@ -162,7 +161,7 @@ class _Stream(Response):
         data = chunks.opening()
         try:
             while True:
-                data += b"".join(map(chunks.event, events))
+                data += wire.held() + b"".join(map(chunks.event, events))  # in this order: a format may have a state
                 if call.ended and not events:
                     break
                 if data or wire.idle() >= self._keep_alive_s:
@@ -172,10 +171,10 @@ class _Stream(Response):
         except Cancelled:
             raise
         except R1Error as e:
-            await write(data + chunks.error(e), more=False)
+            await write(data + wire.held() + chunks.error(e), more=False)
         except Exception:
             logger.exception("stream %s failed", call.request_id, extra={"request_id": call.request_id})
             hidden = InternalError(f"internal error; the router's log has more under request id {call.request_id}")
             await write(chunks.error(hidden), more=False)
         else:
-            await write(chunks.closing(), more=False)
+            await write(data + chunks.closing(), more=False)
