@@ -16,6 +16,8 @@ import pytest
 from r1_bench import topology
 from r1_bench.fleet import Fleet, fleet
 from r1_bench.topology import Reply, accuracy, ask_all, different, reference
+from r1_cluster.plan import Plan
+from r1_cluster.simulator.costs import costs_of
 from r1_serve.nano import weights_path
 from r1_serve.nano.tasks import Problem
 from r1_serve.protos import reasoning_pb2 as pb
@@ -121,6 +123,12 @@ class TestLayout:
         assert usage is not None
         assert whole.usage is not None
         assert usage.completion_tokens == whole.usage.completion_tokens
+
+    def test_a_rank_holds_the_kv_tokens_that_the_simulator_counts(self, served: Fleet) -> None:
+        plan = Plan.load(served.plan)
+        ranks = plan.pools[0].layout.data_parallel_size * plan.pools[0].gangs
+        (held,) = served.metrics("r1_rank_kv_tokens")
+        assert held / ranks == pytest.approx(costs_of(plan, plan.pools[0]).kv_tokens, rel=0.01)
 
     def test_a_client_that_leaves_frees_its_rank(self, served: Fleet) -> None:
         asked = {

@@ -179,10 +179,13 @@ class Architecture:
     @property
     def mtp_bytes(self) -> int:
         """The multi-token-prediction layers as stored, each a MoE layer, eh_proj, three norms, embedding and head."""
-        if not self.mtp_layers:
-            return 0
-        own = (2 * self.hidden_size * self.hidden_size + 3 * self.hidden_size) * self.plain_bytes
-        return self.mtp_layers * (self.attention_bytes + self.moe_bytes + own + 2 * self.embedding_bytes)
+        each = self.attention_bytes + self.moe_bytes + self.mtp_projection_bytes + 2 * self.embedding_bytes
+        return self.mtp_layers * each
+
+    @property
+    def mtp_projection_bytes(self) -> int:
+        """What an MTP layer has of its own: eh_proj and three norms, none quantised."""
+        return (2 * self.hidden_size * self.hidden_size + 3 * self.hidden_size) * self.plain_bytes
 
     @property
     def weight_bytes(self) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r1_cluster.catalog import Gpu, gpu, model
-from r1_cluster.perf.constants import FRAMEWORKS, Constants
+from r1_cluster.perf.constants import FRAMEWORKS, Constants, fitted
 from r1_cluster.perf.layout import Split
 from r1_cluster.perf.serving import Pools, Workload
 from r1_cluster.perf.step import Engine, Speculation
@@ -54,13 +54,16 @@ class Run:
 
     def pools(self, constants: Constants | None = None) -> Pools:
         """The engines of this run. Its model is DeepSeek-R1."""
-        r1 = model("deepseek-r1")
-        decode = Engine.of(r1, self.gpu, self.decode, self.backend, constants=constants)
-        drafts = Speculation(1, decode.constants.serving.acceptance) if self.speculative else None
+        r1, constants = model("deepseek-r1"), constants or fitted()
+        drafts = Speculation(1, constants.serving.acceptance) if self.speculative else None
+
+        def engine(split: Split) -> Engine:
+            return Engine.of(r1, self.gpu, split, self.backend, constants=constants, speculation=drafts)
+
+        decode = engine(self.decode)
         if self.prefill is None:
-            return Pools(decode, self.decode_count, speculation=drafts)
-        prefill = Engine.of(r1, self.gpu, self.prefill, self.backend, constants=constants)
-        return Pools(decode, self.decode_count, prefill, self.prefill_count, speculation=drafts)
+            return Pools(decode, self.decode_count)
+        return Pools(decode, self.decode_count, engine(self.prefill), self.prefill_count)
 
 
 @dataclass(frozen=True)

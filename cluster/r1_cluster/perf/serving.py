@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from r1_cluster.perf.step import Batch, Engine, Speculation
+from r1_cluster.perf.step import Batch, Engine
 
 ROUNDS = 60
 DAMPING = 0.7
@@ -45,7 +45,6 @@ class Pools:
     prefill: Engine | None = None
     prefill_count: float = 1
     max_batch: float = float("inf")
-    speculation: Speculation | None = None
 
     @property
     def gpus(self) -> float:
@@ -111,12 +110,12 @@ def _unified(pools: Pools, load: Workload) -> Estimate:
     slots = _slots(pools, load)
     running, ttft, tpot, queue, service = clients, 0.0, 0.0, 1.0, 0.0
     for _ in range(ROUNDS):
-        step = engine.decode_seconds(running, context, pools.speculation)
-        beside = Batch.decodes(running, context)
+        token, beside = engine.decode_seconds(running, context), engine.decodes(running, context)
+        step = token * engine.tokens_per_step
         prefill = station(engine, load, queue, beside)
         burst = station(engine, load, clients, beside)
         service = prefill.service
-        tpot = step + running / load.output * service
+        tpot = token + running / load.output * service
         own = prefill.together + (step if overheads.mixed else 0.0)
         wave = serving.burst_unified * max(0.0, clients - burst.count) * burst.service / 2
         balance = overheads.balance * tpot * (engine.split.data > 1)
@@ -143,7 +142,7 @@ def _separate(pools: Pools, engine: Engine, load: Workload) -> Estimate:
     fixed = added.ttft + added.handover + transfer_seconds(engine, load.prompt) + added.wide_prefill * engine.wide
     running, ttft, tpot, rate, queue, service = load.concurrency, 0.0, 0.0, 0.0, 1.0, 0.0
     for _ in range(ROUNDS):
-        tpot = decode.decode_seconds(running / pools.decode_count, context, pools.speculation)
+        tpot = decode.decode_seconds(running / pools.decode_count, context)
         prefill = station(engine, load, queue)
         service = prefill.service / pools.prefill_count
         think = tpot * gaps + fixed + prefill.together - service

@@ -73,6 +73,7 @@ class Engine:
     framework: str
     constants: Constants
     kv_dtype: KvDtype
+    speculation: Speculation | None = None  # by the model's MTP layer
 
     @classmethod
     def of(
@@ -84,33 +85,72 @@ class Engine:
         *,
         constants: Constants | None = None,
         kv_dtype: KvDtype | None = None,
+        speculation: Speculation | None = None,
     ) -> Engine:
-        """An engine with the fitted constants and the framework's usual KV dtype, unless told otherwise."""
+        """An engine with the fitted constants and the framework's usual KV dtype, unless told otherwise.
+
+        Raises ValueError for ``speculation`` by a model without an MTP layer.
+        """
+        if speculation and not model.mtp_layers:
+            raise ValueError(f"{model.name} has no layer that drafts tokens: plan it without")
         constants = constants or fitted()
-        return cls(model, gpu, split, framework, constants, kv_dtype or constants.framework(framework).kv_dtype)
+        kv_dtype = kv_dtype or constants.framework(framework).kv_dtype
+        return cls(model, gpu, split, framework, constants, kv_dtype, speculation)
 
     @property
     def overheads(self) -> Framework:
         return self.constants.framework(self.framework)
 
+    @property
+    def tokens_per_step(self) -> float:
+        """That a running sequence gets, on average."""
+        return self.speculation.tokens_per_step if self.speculation else 1.0
+
+    @property
+    def width(self) -> int:
+        """Tokens that a step works on for each running sequence: the last one and the drafts after it."""
+        return 1 + self.speculation.drafts if self.speculation else 1
+
     # Memory.
+
+    @property
+    def most_layers(self) -> int:
+        """On the fullest pipeline stage, the one that drafts among the last's."""
+        stages = [*self.split.stages(self.model.layers)]
+        stages[-1] += self.model.mtp_layers if self.speculation else 0
+        return max(stages)
 
     def weight_bytes(self) -> int:
         """Weights on the fullest GPU: attention cut over tensor ranks, experts over all, MLA's down projections, norms
-        and the router whole on each. Embedding and head are cut over tensor ranks, on the first and last stage."""
+        and the router whole on each. Embedding and head are cut over tensor ranks, on the first and last stage; an MTP
+        layer is on the last and shares its head."""
         model, split = self.model, self.split
-        dense, moe = model.dense_mlp_bytes / split.tensor, 0.0
-        if model.experts:
-            routed = ceil(model.experts.routed / split.expert) * model.expert_bytes / split.expert_tensor
-            moe = routed + model.shared_expert_bytes / split.tensor + model.router_bytes
+        dense, moe = model.dense_mlp_bytes / split.tensor, self._experts_bytes()
         fullest, start = 0.0, 0
         for stage, count in enumerate(split.stages(model.layers)):
             plain = max(0, min(model.dense_layers - start, count))
             size = count * self._attention_bytes() + plain * dense + (count - plain) * moe
             size += model.embedding_bytes / split.tensor * (stage == 0)
-            size += model.lm_head_bytes / split.tensor * (stage == split.pipeline - 1)
+            size += (model.lm_head_bytes / split.tensor + self._mtp_bytes()) * (stage == split.pipeline - 1)
             fullest, start = max(fullest, size), start + count
         return int(fullest)
+
+    def _experts_bytes(self) -> float:
+        """One mixture-of-experts block on the fullest GPU."""
+        model, split = self.model, self.split
+        if model.experts is None:
+            return 0.0
+        routed = ceil(model.experts.routed / split.expert) * model.expert_bytes / split.expert_tensor
+        return routed + model.shared_expert_bytes / split.tensor + model.router_bytes
+
+    def _mtp_bytes(self) -> float:
+        """The layer that drafts, where it is loaded. vLLM cuts neither eh_proj nor the norms, and shares the model's
+        embedding with the layer where that is on the same GPU."""
+        if self.speculation is None:
+            return 0.0
+        model, split = self.model, self.split
+        own = self._attention_bytes() + self._experts_bytes() + model.mtp_projection_bytes
+        return own + model.embedding_bytes / split.tensor * (split.pipeline > 1)
 
     def _attention_bytes(self) -> float:
         """Attention of one layer on one tensor rank. KV heads are repeated once there are more ranks than heads."""
@@ -129,8 +169,13 @@ class Engine:
         MLA's cache is repeated on tensor ranks. 0 where the weights do not fit.
         """
         free = self.gpu.usable_bytes(utilization) - self.weight_bytes() - workspace
-        per_token = self.model.kv_bytes_per_token(self.kv_dtype, tensor_parallel_size=self.split.tensor)
-        return max(0, int(free / (per_token / self.split.pipeline))) * self.split.data
+        return max(0, int(free / self.kv_bytes_per_token())) * self.split.data
+
+    def kv_bytes_per_token(self) -> int:
+        """KV bytes one token holds on the fullest GPU of its rank: MLA's vector is whole on every tensor rank, and the
+        layer that drafts has one, too."""
+        whole = self.model.kv_bytes_per_token(self.kv_dtype, tensor_parallel_size=self.split.tensor)
+        return whole // self.model.layers * self.most_layers
 
     # Time.
 
@@ -154,17 +199,28 @@ class Engine:
             time += overheads.eager
         return time + (split.pipeline - 1) * self._hop(batch)
 
-    def decode_seconds(self, sequences: float, context: float, speculation: Speculation | None = None) -> float:
+    def decodes(self, sequences: float, context: float) -> Batch:
+        """``sequences`` running with ``context`` cached tokens each, and their drafts."""
+        return Batch.decodes(sequences, context, width=self.width)
+
+    def decode_seconds(self, sequences: float, context: float) -> float:
         """Seconds between two tokens of each of ``sequences`` running sequences, without prefill in the way.
 
         With p pipeline stages, p microbatches of 1/p of the sequences follow each other.
         """
         each = max(1.0, sequences / self.split.pipeline)
-        if speculation is None:
-            return self.seconds(Batch.decodes(each, context))
-        verify = self.seconds(Batch.decodes(each, context, width=1 + speculation.drafts))
-        draft = speculation.drafts * self._draft(Batch.decodes(each, context))
-        return (verify + draft) / speculation.tokens_per_step
+        step = self.seconds(self.decodes(each, context))
+        if self.speculation:
+            step += self.speculation.drafts * self._draft(Batch.decodes(each, context))
+        return step / self.tokens_per_step
+
+    def added_seconds(self, running: Batch, prompts: Batch) -> float:
+        """Seconds that ``prompts`` add to a step of ``running``. The layer that drafts reads them, too."""
+        both = running.beside(prompts)
+        added = self.seconds(both) - self.seconds(running)
+        if self.speculation:
+            added += self._draft(both) - self._draft(running)
+        return added
 
     def prefill_seconds(
         self, tokens: float, *, past: float = 0.0, count: float = 1.0, ranks: float = 1.0, decode: Batch | None = None
@@ -176,10 +232,10 @@ class Engine:
         """
         chunks = max(1, ceil(tokens / self.overheads.chunk))
         running = decode if decode and self.overheads.mixed else Batch()
-        alone, new, total = self.seconds(running), tokens / chunks, 0.0
+        new, total = tokens / chunks, 0.0
         for index in range(chunks):
             prompts = Batch.prompts(new, past=past + index * new, count=count, ranks=ranks)
-            total += self.seconds(running.beside(prompts)) - alone
+            total += self.added_seconds(running, prompts)
         return total * self.overheads.prefill
 
     def _layer(self, batch: Batch) -> float:
@@ -188,10 +244,12 @@ class Engine:
 
     def _draft(self, batch: Batch) -> float:
         """One pass of the multi-token-prediction layer (arXiv 2412.19437 §2.2): a layer, eh_proj and the head."""
+        if batch.tokens <= 0:
+            return 0.0
         hidden = self.model.hidden_size
         time = self._layer(batch) + self._head(batch)
         time += self.experts_layer(batch) + self.exchange_layer(batch)
-        return time + self._gemm(batch.decode / self.split.data, hidden, 2 * hidden, "bfloat16")
+        return time + self._gemm(sum(self._local(batch)), hidden, 2 * hidden, "bfloat16")
 
     def _hop(self, batch: Batch) -> float:
         """Hidden states from one pipeline stage to the next, over each rank's network port."""

@@ -60,6 +60,7 @@ def build(
             max_num_batched_tokens=BATCHED_TOKENS,
             gpu_memory_utilization=UTILIZATION,
             kv_cache_dtype="fp8" if deployment.engine.kv_dtype == "fp8" else None,
+            num_speculative_tokens=deployment.drafts or None,
         ),
         fleet=Fleet(
             accelerator=fleet.name,

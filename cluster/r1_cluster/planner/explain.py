@@ -6,19 +6,22 @@ import math
 from collections.abc import Iterator
 
 from r1_cluster.perf.constants import unmeasured
+from r1_cluster.perf.step import Speculation
 from r1_cluster.planner.demand import Demand
-from r1_cluster.planner.load import Point, surged
-from r1_cluster.planner.memory import Memory, gigabytes, kv_bytes_per_token
+from r1_cluster.planner.layouts import Rejected
+from r1_cluster.planner.load import Point, drafted, surged
+from r1_cluster.planner.memory import Memory, gigabytes
 from r1_cluster.planner.request import FleetSpec, Slo, seconds
-from r1_cluster.planner.search import BATCHED_TOKENS, Candidate, Search
+from r1_cluster.planner.search import BATCHED_TOKENS, Candidate, Search, at_rate, drafting
 
 
-def reasons(chosen: Candidate, search: Search, fleet: FleetSpec, slo: Slo) -> tuple[str, ...]:
-    """Memory, load, latency, rivals and limits of ``chosen``, a sentence each."""
+def reasons(chosen: Candidate, search: Search, fleet: FleetSpec, slo: Slo, acceptance: float) -> tuple[str, ...]:
+    """Memory, load, latency, rivals and limits of ``chosen``, a sentence each. ``acceptance``: of a drafted token."""
     return (
         *_memory(chosen),
         *_load(chosen, slo),
         *_rivals(chosen, search),
+        *_drafts(chosen, slo, acceptance),
         *_thinking(chosen),
         *_idle(chosen, fleet),
         *filter(None, (unmeasured(fleet.name),)),
@@ -40,7 +43,7 @@ def _room(found: Memory, chosen: Candidate) -> str:
     return (
         f"{engine.split} on {engine.gpu.name}: {gigabytes(found.usable)} usable a GPU - "
         f"{gigabytes(found.weights)} weights - {gigabytes(found.workspace)} workspace (steps of "
-        f"{BATCHED_TOKENS:,} tokens) = {gigabytes(found.kv_cache)} of KV; / {kv_bytes_per_token(engine):,} bytes a "
+        f"{BATCHED_TOKENS:,} tokens) = {gigabytes(found.kv_cache)} of KV; / {engine.kv_bytes_per_token():,} bytes a "
         f"token ({engine.kv_dtype}) = {found.kv_tokens:,} tokens a rank"
     )
 
@@ -92,7 +95,7 @@ def _rivals(chosen: Candidate, search: Search) -> Iterator[str]:
     """What else was there: another layout, a full-precision cache, and the other kind of pools."""
     mine = [each for each in search.candidates if each.separate == chosen.separate]
     others = [each for each in search.candidates if each.separate != chosen.separate]
-    layouts = [each for each in mine if each.deployment.label != chosen.deployment.label]
+    layouts = [each for each in mine if each.deployment.layout != chosen.deployment.layout]
     fp8 = chosen.deployment.engine.kv_dtype == "fp8"
     plain = [each for each in mine if fp8 and each.deployment.engine.kv_dtype != "fp8"]
     pools = "the best unified fleet" if chosen.separate else "separate prefill and decode pools"
@@ -106,6 +109,29 @@ def _rivals(chosen: Candidate, search: Search) -> Iterator[str]:
             )
     if fp8:
         yield "an FP8 KV cache may cost accuracy on long thoughts: measure it, or take --kv-cache-dtype bfloat16"
+
+
+def _drafts(chosen: Candidate, slo: Slo, acceptance: float) -> Iterator[str]:
+    """The same deployment with a draft a step, or without its own."""
+    engine, drafts = chosen.deployment.engine, chosen.deployment.drafts
+    if not engine.model.mtp_layers:
+        return
+    if drafts:
+        yield (
+            f"{drafted(drafts)} a step by the MTP layer, {acceptance:.0%} of them taken"
+            f"{' where those before were' if drafts > 1 else ''} (--acceptance: measure it): "
+            f"{engine.tokens_per_step:.3g} tokens a step"
+        )
+    name = "without drafts" if drafts else f"with a draft a step, {acceptance:.0%} of them taken (--drafts 1)"
+    other = drafting(chosen, None if drafts else Speculation(1, acceptance), slo)
+    if isinstance(other, Rejected):
+        yield f"{name}: {other.reason}"
+        return
+    at = at_rate(other, min(chosen.at.rate, other.most.rate))
+    yield (
+        f"{name} the same layout carries {other.most.tokens_per_second / chosen.most.tokens_per_second:.0%} of the "
+        f"tokens/s, TTFA p95 {seconds(at.ttfa_p95)} at {at.rate:.3g} requests/s"
+    )
 
 
 def _thinking(chosen: Candidate) -> Iterator[str]:

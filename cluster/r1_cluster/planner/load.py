@@ -1,9 +1,9 @@
 """What one deployment does at a load: open arrivals at a steady rate, from the performance model's steps.
 
-With R sequences running in an engine that writes L tokens a request, a decode step takes step(R), and every request
-brings one prompt's prefill, s seconds:
+With R sequences running in an engine that writes L tokens a request, a decode step takes step(R), brings each of them
+t tokens (1, or more with drafts), and every request brings one prompt's prefill, s seconds:
 
-    TPOT = step(R) + R / L x s        each step ends R / L requests and brings as many new prompts, which share it
+    TPOT = step(R) / t + R / L x s    each step ends R t / L requests and brings as many new prompts, which share it
     rate = R / (L x TPOT)             Little's law
 
 so everything follows from R. Requests come and go independently: R spreads as a Poisson number does, and 95 % of the
@@ -55,9 +55,18 @@ class Deployment:
         )
 
     @property
-    def label(self) -> str:
+    def layout(self) -> str:
         each = _times(self.gangs, str(self.engine.split))
         return f"{_times(self.prefill_gangs, str(self.prefill.split))} prefill + {each}" if self.prefill else each
+
+    @property
+    def drafts(self) -> int:
+        """Tokens that a step drafts for each running sequence."""
+        return self.engine.width - 1
+
+    @property
+    def label(self) -> str:
+        return f"{self.layout}, {drafted(self.drafts)}" if self.drafts else self.layout
 
 
 @dataclass(frozen=True)
@@ -163,18 +172,20 @@ class _Steady:
 
 
 def _steady(deployment: Deployment, demand: Demand, running: float) -> _Steady:
-    step = deployment.engine.decode_seconds(running, demand.context)
-    cached, arriving = demand.hits(_free(deployment, demand, running)), running / demand.output
+    engine, ended = deployment.engine, running / demand.output
+    token = engine.decode_seconds(running, demand.context)
+    step, arriving = token * engine.tokens_per_step, ended * engine.tokens_per_step
+    cached = demand.hits(_free(deployment, demand, running))
     prompts = _prompts(demand, cached)
     if deployment.prefill is None:  # `arriving` prompts share each step, or a step in 1 / `arriving` has one
-        beside = Batch.decodes(running, demand.context)
-        full = _uneven(deployment.engine, prompts, math.inf, beside)
-        ahead = _uneven(deployment.engine, prompts, arriving, beside)
-        tpot = (step + arriving * ahead.service) * (1 + CLUMPED * (_clumps(deployment, demand) - 1))
-        rate, occupied = arriving / tpot, min(1.0, arriving)
+        beside = engine.decodes(running, demand.context)
+        full = _uneven(engine, prompts, math.inf, beside)
+        ahead = _uneven(engine, prompts, arriving, beside)
+        tpot = (token + ended * ahead.service) * (1 + CLUMPED * (_clumps(deployment, demand) - 1))
+        rate, occupied = ended / tpot, min(1.0, arriving)
         each = min(full.service, ahead.service)
         return _Steady(rate, tpot, step, ahead, each, max(rate * each, arriving / full.count), occupied, beside, cached)
-    rate = arriving / step
+    rate = ended / token
     load = rate * deployment.gangs / deployment.prefill_gangs  # requests/s of one prefill engine
     full = _uneven(deployment.prefill, prompts, math.inf)
     together = 1.0
@@ -182,7 +193,7 @@ def _steady(deployment: Deployment, demand: Demand, running: float) -> _Steady:
         ahead = _uneven(deployment.prefill, prompts, together)
         together = min(full.count, max(1.0, load * ahead.together))
     each, occupied = min(full.service, ahead.service), min(1.0, load * ahead.service)
-    return _Steady(rate, step, step, ahead, each, load * each, occupied, None, cached)
+    return _Steady(rate, token, step, ahead, each, load * each, occupied, None, cached)
 
 
 def _clumps(deployment: Deployment, demand: Demand) -> float:
@@ -220,3 +231,7 @@ def _prompt(tokens: float, demand: Demand, cached: float) -> Workload:
 
 def _times(count: int, layout: str) -> str:
     return f"{count} x {layout}" if count > 1 else layout
+
+
+def drafted(count: int) -> str:
+    return "1 draft" if count == 1 else f"{count} drafts"

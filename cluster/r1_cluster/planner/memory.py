@@ -42,15 +42,9 @@ def memory(engine: Engine, *, batched_tokens: int, max_num_seqs: int, utilizatio
     weights = engine.weight_bytes()
     work = workspace(engine, batched_tokens=batched_tokens, max_num_seqs=max_num_seqs)
     free = usable - weights - work
-    per_token = kv_bytes_per_token(engine)
     kv = max(0, free)
-    return Memory(weights, work, kv, engine.gpu.memory_bytes - usable, max(0, -free), kv // per_token // BLOCK * BLOCK)
-
-
-def kv_bytes_per_token(engine: Engine) -> int:
-    """KV bytes one token holds on the fullest GPU of its rank: MLA's vector is whole on every tensor rank."""
-    whole = engine.model.kv_bytes_per_token(engine.kv_dtype, tensor_parallel_size=engine.split.tensor)
-    return whole // engine.model.layers * max(engine.split.stages(engine.model.layers))
+    tokens = kv // engine.kv_bytes_per_token() // BLOCK * BLOCK
+    return Memory(weights, work, kv, engine.gpu.memory_bytes - usable, max(0, -free), tokens)
 
 
 def workspace(engine: Engine, *, batched_tokens: int, max_num_seqs: int) -> int:
@@ -58,7 +52,8 @@ def workspace(engine: Engine, *, batched_tokens: int, max_num_seqs: int) -> int:
 
     absorbed: vLLM keeps both halves of kv_b in BF16 beside the checkpoint's own, heads/t x 512 x (128 + 128) x 2 a
     layer. activations: T x (4 x hidden + heads/t x (2 x qk + v)) x 2 in attention; T x top_k pairs through the experts,
-    hidden in FP8 and out in BF16, 3 x width x 2 between; float32 logits and probabilities of ``max_num_seqs`` rows.
+    hidden in FP8 and out in BF16, 3 x width x 2 between; float32 logits and probabilities of ``max_num_seqs`` rows, and
+    as many for each draft. The layer that drafts has an absorbed kv_b, too.
     """
     model, split = engine.model, engine.split
     shape, heads = model.attention, model.heads / split.tensor
@@ -74,15 +69,15 @@ def workspace(engine: Engine, *, batched_tokens: int, max_num_seqs: int) -> int:
         activations += batched_tokens * model.experts.top_k * (3 * model.hidden_size + 6 * width)
     else:
         activations += batched_tokens * 3 * model.intermediate_size / split.tensor * 2
-    logits = max_num_seqs * model.vocab_size / split.tensor * 8
-    return int(LIBRARIES + absorbed * max(split.stages(model.layers)) + activations + logits)
+    logits = max_num_seqs * engine.width * model.vocab_size / split.tensor * 8
+    return int(LIBRARIES + absorbed * engine.most_layers + activations + logits)
 
 
 def overflow(engine: Engine, found: Memory) -> str:
     """Why ``found`` does not fit, with the numbers to check it by. GB are 10^9 bytes."""
-    gpus = engine.split.gpus
+    gpus, drafts = engine.split.gpus, " with the layer that drafts" if engine.speculation else ""
     return (
-        f"{engine.split} on {gpus}x{engine.gpu.name}: {gigabytes(found.weights * gpus)} of weights + "
+        f"{engine.split}{drafts} on {gpus}x{engine.gpu.name}: {gigabytes(found.weights * gpus)} of weights + "
         f"{gigabytes(found.workspace * gpus)} of workspace > {gpus} x {gigabytes(found.usable)} usable"
     )
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from r1_cluster.catalog import Architecture
-from r1_cluster.perf.constants import KvDtype
+from r1_cluster.perf.constants import KvDtype, fitted
+from r1_cluster.perf.step import Speculation
 from r1_cluster.plan import Plan
 from r1_cluster.planner.build import build, rehearsal
 from r1_cluster.planner.demand import Demand, demand
@@ -26,6 +27,7 @@ PoolChoice = Literal["unified", "separate", "any"]
 @dataclass(frozen=True)
 class Request:
     """What to plan. ``budgets``: thinking budgets allowed, the first that works is taken. ``price``: of a GPU hour.
+    ``drafts``: tokens a step that the MTP layer may draft, each accepted with probability ``acceptance``.
 
     ``smallest``: the fewest GPUs that hold the service levels at the rate; the fleet is then what there may be at most.
     """
@@ -37,12 +39,18 @@ class Request:
     objective: Objective = Objective.THROUGHPUT
     budgets: tuple[int | None, ...] = BUDGETS
     kv_dtypes: tuple[KvDtype, ...] = ("bfloat16", "fp8")
+    drafts: tuple[int, ...] = (0,)
+    acceptance: float = field(default_factory=lambda: fitted().serving.acceptance)
     pools: PoolChoice = "unified"
     rate: float | None = None
     price: float | None = None
     max_context: int | None = None
     checkpoint: str | None = None
     smallest: bool = False
+
+    @property
+    def speculations(self) -> tuple[Speculation | None, ...]:
+        return tuple(Speculation(count, self.acceptance) if count else None for count in self.drafts)
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,8 @@ def plan(request: Request) -> Outcome:
     fleet = request.fleet
     if fleet.gpu is None:
         return Outcome(_on_cpu(request), fleet)
+    if any(request.drafts) and not request.model.mtp_layers:
+        raise PlanningError(f"{request.model.name} has no layer that drafts tokens: leave --drafts out")
     tried: dict[int | None, Search] = {}
     best: list[Candidate] = []
     for budget in request.budgets:
@@ -78,7 +88,7 @@ def plan(request: Request) -> Outcome:
     found = tried[chosen.budget]
     used = fleet.resized(chosen.gpus)
     given = used if request.smallest else fleet
-    why = (*_about_budget(request, chosen), *reasons(chosen, found, given, request.slo))
+    why = (*_about_budget(request, chosen), *reasons(chosen, found, given, request.slo, request.acceptance))
     made = build(request.model, used, chosen, request.slo, why, price=request.price, checkpoint=request.checkpoint)
     return Outcome(made, used, chosen, found, _budgets(request, chosen))
 
@@ -122,6 +132,7 @@ def _search(request: Request, budget: int | None) -> Search:
         request.objective,
         budget=budget,
         kv_dtypes=request.kv_dtypes,
+        speculations=request.speculations,
         separate=not request.smallest,
         smallest=request.smallest,
     )
@@ -145,6 +156,8 @@ def _on_cpu(request: Request) -> Plan:
         raise PlanningError(
             f"{request.model.name} on {request.fleet}: only r1-nano runs on CPU: give GPUs, such as --gpus 16xH200"
         )
+    if any(request.drafts):
+        raise PlanningError("on CPU nothing is predicted of drafts: leave --drafts out, or see the plan nano-mtp")
     if request.slo != NO_SLO or request.smallest:
         raise PlanningError(
             "on CPU nothing is predicted, so no SLO can be held against it: leave --slo and --min-gpus out"

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 from r1_cluster.catalog import Architecture, LatentAttention
 from r1_cluster.perf.constants import KvDtype
-from r1_cluster.perf.step import Engine
+from r1_cluster.perf.step import Engine, Speculation
 from r1_cluster.planner.demand import Demand
 from r1_cluster.planner.layouts import Rejected, splits
 from r1_cluster.planner.load import Deployment, Point, most_running, point
-from r1_cluster.planner.memory import BLOCK, memory, overflow
+from r1_cluster.planner.memory import BLOCK, Memory, memory, overflow
 from r1_cluster.planner.request import FleetSpec, Objective, Slo, seconds
 
 BATCHED_TOKENS = 8192  # prompt tokens of a step: the chunk that the performance model's constants hold for
@@ -74,10 +74,16 @@ def search(
     budget: int | None = None,
     separate: bool = True,
     kv_dtypes: Iterable[KvDtype] = ("bfloat16", "fp8"),
+    speculations: Iterable[Speculation | None] = (None,),
     smallest: bool = False,
 ) -> Search:
     """Look at every deployment on up to ``fleet.count`` GPUs. ``smallest``: only as many gangs as the rate needs."""
-    units, rejected = _units(model, fleet, demand, kv_dtypes)
+    units: list[Deployment] = []
+    rejected: list[Rejected] = []
+    for speculation in speculations:
+        fit, misfits = _units(model, fleet, demand, kv_dtypes, speculation)
+        units += fit
+        rejected += misfits
     fewest = smallest or (objective is Objective.COST and demand.rate is not None)
     looked: list[Candidate | Rejected] = []
     for unit in units:
@@ -94,9 +100,9 @@ def search(
 
 
 def rank(found: Iterable[Candidate], objective: Objective, *, smallest: bool = False) -> list[Candidate]:
-    """Best first. Those within ``TIE`` of the best count as equal: then fewer GPUs, a full-precision KV cache, a
-    smaller gang, which loses less when a GPU dies, and less tensor parallelism, which holds KV more than once, go
-    first."""
+    """Best first. Those within ``TIE`` of the best count as equal: then fewer GPUs, a full-precision KV cache, no
+    drafts, a smaller gang, which loses less when a GPU dies, and less tensor parallelism, which holds KV more than
+    once, go first."""
     key: dict[Objective, Callable[[Candidate], float]] = {
         Objective.THROUGHPUT: lambda each: 1 / each.most.tokens_per_second,
         Objective.LATENCY: lambda each: each.at.ttfa_p95,
@@ -112,8 +118,8 @@ def rank(found: Iterable[Candidate], objective: Objective, *, smallest: bool = F
     return tied + ranked[len(tied) :]
 
 
-def _plainness(engine: Engine) -> tuple[bool, int, int]:
-    return engine.kv_dtype == "fp8", engine.split.gpus, engine.split.tensor
+def _plainness(engine: Engine) -> tuple[bool, int, int, int]:
+    return engine.kv_dtype == "fp8", engine.width, engine.split.gpus, engine.split.tensor
 
 
 def at_rate(candidate: Candidate, rate: float) -> Point:
@@ -129,7 +135,11 @@ def at_rate(candidate: Candidate, rate: float) -> Point:
 
 
 def _units(
-    model: Architecture, fleet: FleetSpec, demand: Demand, kv_dtypes: Iterable[KvDtype]
+    model: Architecture,
+    fleet: FleetSpec,
+    demand: Demand,
+    kv_dtypes: Iterable[KvDtype],
+    speculation: Speculation | None,
 ) -> tuple[list[Deployment], list[Rejected]]:
     """Gangs whose weights and one longest request fit, and the rest with the sum that does not come out."""
     if fleet.gpu is None:
@@ -140,8 +150,8 @@ def _units(
         for kv_dtype in kv_dtypes:
             if kv_dtype == "fp8" and isinstance(model.attention, LatentAttention) and fleet.gpu.name not in FP8_KV:
                 continue
-            engine = Engine.of(model, fleet.gpu, split, FRAMEWORK, kv_dtype=kv_dtype)
-            found = memory(engine, batched_tokens=BATCHED_TOKENS, max_num_seqs=SEQUENCES)
+            engine = Engine.of(model, fleet.gpu, split, FRAMEWORK, kv_dtype=kv_dtype, speculation=speculation)
+            found = room_of(engine)
             if found.short:
                 missing = found.short / found.usable
                 rejected.append(Rejected(str(split), overflow(engine, found), missing=missing))
@@ -158,6 +168,10 @@ def _units(
                 continue
             units.append(Deployment(engine, found, gangs=1))
     return units, rejected
+
+
+def room_of(engine: Engine) -> Memory:
+    return memory(engine, batched_tokens=BATCHED_TOKENS, max_num_seqs=SEQUENCES)
 
 
 def _unified(
@@ -179,9 +193,9 @@ def _unified(
 
 
 def _separate(fleet: FleetSpec, demand: Demand, units: list[Deployment]) -> Iterator[Deployment]:
-    """Prefill gangs beside decode gangs of the same KV type, in every proportion that fills the fleet."""
-    for kv_dtype in dict.fromkeys(unit.engine.kv_dtype for unit in units):
-        same = [unit for unit in units if unit.engine.kv_dtype == kv_dtype]
+    """Prefill gangs beside decode gangs of the same KV type and drafts, in every proportion that fills the fleet."""
+    for kind in dict.fromkeys((unit.engine.kv_dtype, unit.drafts) for unit in units):
+        same = [unit for unit in units if (unit.engine.kv_dtype, unit.drafts) == kind]
         for first in sorted(same, key=lambda unit: unit.gpus / _prefill_speed(unit.engine, demand))[:BEST_PREFILL]:
             for unit in same:
                 for count in _counts((fleet.count - unit.gpus) // first.gpus):
@@ -208,6 +222,22 @@ def _prefill_speed(engine: Engine, demand: Demand) -> float:
 def evaluate(deployment: Deployment, demand: Demand, budget: int | None, slo: Slo) -> Candidate | Rejected:
     """``deployment`` at the most it carries within ``slo`` and at the demand's rate, or what it breaks."""
     return _judge(deployment, demand, budget, _most(deployment, demand, slo))
+
+
+def drafting(candidate: Candidate, speculation: Speculation | None, slo: Slo) -> Candidate | Rejected:
+    """The same deployment with other drafts, at the most that carries within ``slo``."""
+
+    def changed(engine: Engine) -> tuple[Engine, Memory]:
+        other = replace(engine, speculation=speculation)
+        return other, room_of(other)
+
+    deployment = candidate.deployment
+    engine, room = changed(deployment.engine)
+    prefill, prefill_room = changed(deployment.prefill) if deployment.prefill else (None, None)
+    other = replace(deployment, engine=engine, memory=room, prefill=prefill, prefill_memory=prefill_room)
+    if room.short or (prefill_room and prefill_room.short):
+        return Rejected(other.label, overflow(engine, room))
+    return evaluate(other, replace(candidate.demand, rate=None), candidate.budget, slo)
 
 
 def _judge(deployment: Deployment, demand: Demand, budget: int | None, most: Point | _Broken) -> Candidate | Rejected:

@@ -61,11 +61,10 @@ class Linear:
 
 @dataclass
 class Modelled:
-    """By the performance model. With ``speculation`` a step is what one token of each sequence takes on average."""
+    """By the performance model. With drafts a step is what one token of each sequence takes on average."""
 
     engine: Engine
     kv_tokens: int
-    speculation: Speculation | None = None
     _lines: dict[int, tuple[float, float]] = field(default_factory=dict)
     _prefills: dict[tuple[int, int, int, int], float] = field(default_factory=dict)
 
@@ -82,7 +81,7 @@ class Modelled:
 
     def _line(self, n: int) -> tuple[float, float]:
         low, high = 256.0, 8192.0
-        a, b = (self.engine.decode_seconds(n, context, self.speculation) for context in (low, high))
+        a, b = (self.engine.decode_seconds(n, context) for context in (low, high))
         slope = (b - a) / (n * (high - low))
         return a - slope * n * low, slope
 
@@ -91,10 +90,10 @@ class Modelled:
         key = (n, m, _rounded(past, 1.5), _rounded(ranks, 1.25))
         each = self._prefills.get(key)
         if each is None:
-            running = Batch.decodes(n, 2048) if self.engine.overheads.mixed else Batch()
+            running = self.engine.decodes(n, 2048) if self.engine.overheads.mixed else Batch()
             # Batch.prompts counts prompts of equal length: one a rank.
             chunk = Batch.prompts(m / key[3], past=key[2], count=key[3], ranks=key[3])
-            added = self.engine.seconds(running.beside(chunk)) - self.engine.seconds(running)
+            added = self.engine.added_seconds(running, chunk)
             # Pipeline stages work on different microbatches: a prompt holds up the others by one stage's time.
             each = self._prefills[key] = added * self.engine.overheads.prefill / m / self.engine.split.pipeline
         return each * tokens
@@ -118,26 +117,35 @@ def costs_of(plan: Plan, pool: Pool, profile: Linear | None = None, *, speculati
     GPU, for weights that do not fit, and for ``speculation`` where no model tells what it costs."""
     if speculation and speculation.drafts and (profile or plan.fleet.accelerator == "cpu"):
         raise PlanError(f"plan {plan.name}: what drafts cost is known of the modelled GPUs alone: leave --drafts out")
-    speculation = speculation or drafting(plan, profile)
+    own = drafting(plan, profile)
+    speculation = speculation or own
+    if speculation and not speculation.drafts:
+        speculation = None
     try:
         shape = _architecture(plan)
         if plan.fleet.accelerator == "cpu":
             size = (plan.fleet.kv_cache_gib_per_rank or 0) * 2**30
-            tokens = int(size / (shape.kv_bytes_per_token("float32")))
+            layers = shape.layers + (shape.mtp_layers if plan.engine.num_speculative_tokens else 0)
+            tokens = int(size / (shape.kv_bytes_per_token("float32") / shape.layers * layers))
             return _with_kv(profile or NANO, tokens)
-        card = gpu(plan.fleet.accelerator)
+        card, split = gpu(plan.fleet.accelerator), split_of(pool)
+        engine = Engine.of(shape, card, split, "vllm", kv_dtype=plan.engine.kv_cache_dtype, speculation=speculation)
     except ValueError as e:
         raise PlanError(f"plan {plan.name}: {e}") from e
-    engine = Engine.of(shape, card, split_of(pool), "vllm", kv_dtype=plan.engine.kv_cache_dtype)
-    known = {each.pool: each.kv_tokens for each in plan.memory}
-    data = pool.layout.data_parallel_size
-    tokens = known.get(pool.name) or engine.kv_tokens(utilization=plan.engine.gpu_memory_utilization) // data
+    known = next((each for each in plan.memory if each.pool == pool.name), None)
+    if known is None or not known.kv_tokens:
+        data = pool.layout.data_parallel_size
+        tokens = engine.kv_tokens(utilization=plan.engine.gpu_memory_utilization) // data
+    elif (speculation is None) == (own is None):
+        tokens = known.kv_tokens
+    else:  # the layer that drafts comes into the same memory, or goes
+        tokens = int((known.weights + known.kv_cache - engine.weight_bytes()) / engine.kv_bytes_per_token())
     if tokens < plan.engine.max_num_batched_tokens:
         raise PlanError(
             f"plan {plan.name}: {shape.name} as {pool.layout} on {card.name} leaves room for {tokens} KV tokens a "
             "rank, less than one step works on: use more or larger GPUs, or r1 plan"
         )
-    return _with_kv(profile, tokens) if profile else Modelled(engine, tokens, speculation)
+    return _with_kv(profile, tokens) if profile else Modelled(engine, tokens)
 
 
 def _architecture(plan: Plan) -> Architecture:

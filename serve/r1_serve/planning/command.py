@@ -10,11 +10,12 @@ from typing import Annotated, Any
 
 import typer
 from r1_cluster.catalog import model as find_model
-from r1_cluster.perf.constants import KvDtype
+from r1_cluster.perf.constants import KvDtype, fitted
 from r1_cluster.plan import Plan
 from r1_cluster.planner import Objective, Outcome, PlanningError, Request, parse_budget, parse_fleet, parse_slo, plan
 from r1_cluster.workload import load
 
+MOST_DRAFTS = 8  # as a Plan has it
 MOST = 1024  # GPUs that --min-gpus looks among, where --gpus gives no count
 
 
@@ -58,6 +59,12 @@ def command(
         str, typer.Option(help="thinking budget: auto (none, tightened only for an SLO), none, 16k, 8k, 4k, tokens")
     ] = "auto",
     kv_cache_dtype: Annotated[Kv, typer.Option(help="auto looks at both")] = Kv.AUTO,
+    drafts: Annotated[
+        str, typer.Option(help="tokens drafted a step by R1's MTP layer: none, 1 to 8, or any (none or 1)")
+    ] = "none",
+    acceptance: Annotated[
+        float, typer.Option(help="of a drafted token, if those before it were accepted")
+    ] = fitted().serving.acceptance,
     pools: Annotated[PoolKind, typer.Option(help="prefill and decode on the same ranks or apart")] = PoolKind.UNIFIED,
     max_context: Annotated[int | None, typer.Option(min=1, help="tokens; default: what the workload needs")] = None,
     price_per_gpu_hour: Annotated[float | None, typer.Option(help="in your currency; adds cost")] = None,
@@ -71,6 +78,8 @@ def command(
     for name, value in (("--rate", rate), ("--price-per-gpu-hour", price_per_gpu_hour)):
         if value is not None and not 0 < value < float("inf"):
             raise PlanningError(f"{name} is {value}: give a number above 0")
+    if not 0 <= acceptance <= 1:
+        raise PlanningError(f"--acceptance is {acceptance}: give a share from 0 to 1")
     if emit and as_json:
         raise PlanningError("--emit and --json both want stdout: give one of them")
     try:
@@ -85,6 +94,8 @@ def command(
         slo=parse_slo(slo),
         objective=objective,
         kv_dtypes=KV_DTYPES[kv_cache_dtype],
+        drafts=_drafts(drafts),
+        acceptance=acceptance,
         pools=pools.value,
         rate=rate,
         price=price_per_gpu_hour,
@@ -108,6 +119,14 @@ def command(
         from r1_serve.planning.show import show
 
         show(outcome, request, Console(width=None if sys.stdout.isatty() else 150, highlight=False), out)
+
+
+def _drafts(text: str) -> tuple[int, ...]:
+    counts = {"none": (0,), "any": (0, 1), **{str(n): (n,) for n in range(MOST_DRAFTS + 1)}}
+    try:
+        return counts[text.strip().lower()]
+    except KeyError:
+        raise PlanningError(f"--drafts {text}: give none, any, or 1 to {MOST_DRAFTS} tokens a step") from None
 
 
 def as_dict(outcome: Outcome) -> dict[str, Any]:
@@ -137,9 +156,10 @@ def as_dict(outcome: Outcome) -> dict[str, Any]:
 
 def _row(each: Any) -> dict[str, Any]:
     return {
-        "layout": each.deployment.label,
+        "layout": each.deployment.layout,
         "gpus": each.gpus,
         "kv_cache_dtype": each.deployment.engine.kv_dtype,
+        "drafts": each.deployment.drafts,
         "max_requests_per_second": each.most.rate,
         "output_tokens_per_second_per_gpu": each.per_gpu,
         "ttfa_p95": each.at.ttfa_p95,

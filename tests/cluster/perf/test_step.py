@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from r1_cluster.catalog import GPUS, MODELS
@@ -13,8 +14,10 @@ TP8 = Split(tensor=8, expert_tensor=8)
 DP8 = Split(data=8, expert=8)
 
 
-def engine(split: Split = TP8, gpu: str = "H200", framework: str = "sglang", name: str = "deepseek-r1") -> Engine:
-    return Engine.of(MODELS[name], GPUS[gpu], split, framework)
+def engine(
+    split: Split = TP8, gpu: str = "H200", framework: str = "sglang", name: str = "deepseek-r1", **options: Any
+) -> Engine:
+    return Engine.of(MODELS[name], GPUS[gpu], split, framework, **options)
 
 
 def test_a_dense_model_decoding_one_sequence_streams_its_weights() -> None:
@@ -78,10 +81,20 @@ def test_pipeline_stages_hold_less_and_decode_a_token_no_faster() -> None:
 
 
 def test_drafts_that_are_never_accepted_only_cost() -> None:
-    plain, some = engine().decode_seconds(16, 2048), engine()
-    assert some.decode_seconds(16, 2048, Speculation(1, 0.0)) > plain
-    assert some.decode_seconds(16, 2048, Speculation(1, 0.85)) < plain
+    plain = engine().decode_seconds(16, 2048)
+    assert engine(speculation=Speculation(1, 0.0)).decode_seconds(16, 2048) > plain
+    assert engine(speculation=Speculation(1, 0.85)).decode_seconds(16, 2048) < plain
     assert Speculation(3, 0.5).tokens_per_step == pytest.approx(1.875)
+
+
+def test_the_layer_that_drafts_reads_the_prompts_too() -> None:
+    plain, some = engine().prefill_seconds(8192), engine(speculation=Speculation(1, 0.85)).prefill_seconds(8192)
+    assert 1 + 1 / 61 < some / plain < 1 + 2 / 61
+
+
+def test_a_model_without_such_a_layer_drafts_nothing() -> None:
+    with pytest.raises(ValueError, match="no layer that drafts"):
+        Engine.of(MODELS["r1-distill-qwen-32b"], GPUS["H200"], Split(), "vllm", speculation=Speculation(1, 0.85))
 
 
 def test_an_empty_step_takes_no_time() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from r1_cluster.catalog import GPUS, MODELS
 from r1_cluster.perf.layout import Split
-from r1_cluster.perf.step import Engine
-from r1_cluster.planner.memory import BLOCK, kv_bytes_per_token, memory, overflow
+from r1_cluster.perf.step import Engine, Speculation
+from r1_cluster.planner.memory import BLOCK, memory, overflow
 
 # The checkpoints' config.json, as published.
 R1 = {
@@ -129,9 +129,28 @@ def test_the_parts_add_up_to_the_gpus_memory() -> None:
 
 
 def test_an_fp8_cache_holds_twice_the_tokens_and_a_pipeline_stage_only_its_own_layers() -> None:
-    plain, fp8 = (kv_bytes_per_token(engine(kv_dtype=each)) for each in ("bfloat16", "fp8"))
+    plain, fp8 = (engine(kv_dtype=each).kv_bytes_per_token() for each in ("bfloat16", "fp8"))
     assert plain == 2 * fp8 == 61 * 576 * 2
-    assert kv_bytes_per_token(engine(split=Split(tensor=8, expert_tensor=8, pipeline=2))) == 31 * 576 * 2
+    assert engine(split=Split(tensor=8, expert_tensor=8, pipeline=2)).kv_bytes_per_token() == 31 * 576 * 2
+
+
+@pytest.mark.parametrize("split", [Split(tensor=8, expert_tensor=8), Split(tensor=2, data=8, expert=16)])
+def test_the_layer_that_drafts_is_one_more_moe_layer_and_its_projection(split: Split) -> None:
+    drafting = engine(split=split, speculation=Speculation(1, 0.85))
+    last = sum(part for layer, part in shares("deepseek-r1", split, 1) if layer == 60)
+    projection = 2 * (2 * 7168 * 7168 + 3 * 7168)  # whole on each rank; embedding and head are the model's
+    more = drafting.weight_bytes() - engine(split=split).weight_bytes()
+    assert more == pytest.approx(last + projection, rel=0.01)
+    assert drafting.kv_bytes_per_token() == 62 * 576 * 2
+
+
+def test_on_pipeline_stages_the_layer_that_drafts_is_the_last_ones_with_an_embedding_of_its_own() -> None:
+    split, one = Split(tensor=8, expert_tensor=8, pipeline=2), Speculation(1, 0.85)
+    plain, drafting = engine(split=split), engine(split=split, speculation=one)
+    assert drafting.kv_bytes_per_token() == plain.kv_bytes_per_token()  # stages of 31 and 30 layers are 31 and 31
+    embedding = MODELS["deepseek-r1"].embedding_bytes / 8
+    alone = engine(speculation=one).weight_bytes() - engine().weight_bytes()
+    assert drafting.weight_bytes() == pytest.approx(plain.weight_bytes() + alone + embedding, rel=1e-6)
 
 
 def test_what_does_not_fit_says_its_sum() -> None:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from r1_cluster.catalog import MODELS, model
+from r1_cluster.perf.step import Speculation
 from r1_cluster.plan import Plan
 from r1_cluster.planner import Objective, Outcome, PlanningError, Request, parse_fleet, parse_slo, plan
 from r1_cluster.planner.layouts import splits
+from r1_cluster.simulator.costs import costs_of
 from r1_cluster.workload import load
 
 
@@ -99,6 +101,32 @@ def test_the_kv_cache_stays_at_full_precision_unless_fp8_pays() -> None:
     assert ask(gpus="8xMI300X").plan.engine.kv_cache_dtype is None  # no MLA kernel with an FP8 cache there
 
 
+def test_drafts_are_planned_when_asked_for_and_told_of_when_not() -> None:
+    without, some, any_of = (ask(slo="tpot_p95=50ms", drafts=drafts) for drafts in ((0,), (1,), (0, 1)))
+    assert without.plan.engine.num_speculative_tokens is None
+    assert some.plan.engine.num_speculative_tokens == 1
+    assert Plan.from_yaml(some.plan.to_yaml()) == some.plan
+    assert any_of.plan.hash == some.plan.hash, "drafts pay here, by far"
+    told = [" ".join(each.plan.reasons) for each in (without, some)]
+    assert "with a draft a step, 85% of them taken (--drafts 1) the same layout carries 1" in told[0]
+    assert "1.85 tokens a step" in told[1]
+    assert "without drafts the same layout carries" in told[1]
+
+
+def test_a_plan_without_drafts_simulated_with_some_has_the_memory_of_one_with_them() -> None:
+    without, some = (ask(slo="tpot_p95=50ms", drafts=(drafts,)).plan for drafts in (0, 1))
+    assert without.pools == some.pools
+    asked = costs_of(without, without.pools[0], speculation=Speculation(1, 0.85))
+    assert asked.kv_tokens == pytest.approx(some.memory[0].kv_tokens, rel=0.02)
+    assert costs_of(some, some.pools[0]).kv_tokens == some.memory[0].kv_tokens
+    off = costs_of(some, some.pools[0], speculation=Speculation(0, 0.85))
+    assert off.kv_tokens == pytest.approx(without.memory[0].kv_tokens, rel=0.02)
+
+
+def test_drafts_that_are_hardly_ever_taken_are_left_out() -> None:
+    assert ask(slo="tpot_p95=50ms", drafts=(0, 1), acceptance=0.02).plan.engine.num_speculative_tokens is None
+
+
 def test_prefill_and_decode_pools_are_planned_when_asked_for() -> None:
     made = ask(workload="agent", pools="separate").plan
     assert [pool.role for pool in made.pools] == ["prefill", "decode"]
@@ -142,6 +170,8 @@ def test_tensor_parallelism_stays_in_the_nvlink_domain_and_experts_stay_whole_bl
         ({"gpus": "8xcpu"}, "only r1-nano runs on CPU"),
         ({"name": "nano", "gpus": "1xcpu", "slo": "tpot_p95=1s"}, "nothing is predicted"),
         ({"gpus": "8xH200", "pools": "separate"}, "--pools any"),
+        ({"name": "r1-distill-qwen-32b", "drafts": (1,)}, "no layer that drafts tokens: leave --drafts out"),
+        ({"name": "nano", "gpus": "1xcpu", "drafts": (1,)}, "see the plan nano-mtp"),
     ],
 )
 def test_what_cannot_be_planned_is_refused_with_the_nearest_miss(question: dict[str, Any], named: str) -> None:
