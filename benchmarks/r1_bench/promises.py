@@ -1,6 +1,6 @@
 """What plans promise beside what the simulator, which runs the router's own code, does with them, up to full load.
 
-`python -m r1_bench.promises` writes benchmarks/results/plan_promises_simulated_*. About two minutes on one core.
+`python -m r1_bench.promises` writes benchmarks/results/plan_promises_simulated_*. About three minutes on one core.
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ from r1_cluster.workload import Workload, load
 
 from r1_bench import results
 
-CASES: tuple[tuple[str, str, str, PoolChoice], ...] = (
-    ("8xH200", "chat", "ttft_p95=1s,tpot_p95=30ms", "unified"),
-    ("16xH200", "chat", "ttft_p95=2s,tpot_p95=50ms", "unified"),
-    ("16xH200", "chat", "ttft_p95=1s,tpot_p95=50ms", "separate"),
-    ("16xH200", "chat", "ttft_p95=1500ms,tpot_p95=80ms", "separate"),
-    ("8xH200", "agent", "ttft_p95=3s,tpot_p95=60ms", "unified"),
-    ("32xH200", "agent", "ttft_p95=3s,tpot_p95=50ms", "unified"),
-    ("32xH200", "agent", "ttft_p95=3s,tpot_p95=50ms", "separate"),
-    ("16xH200", "math", "tpot_p95=50ms", "unified"),
-    ("32xH100", "math", "tpot_p95=50ms", "unified"),
+CASES: tuple[tuple[str, str, str, PoolChoice, int], ...] = (  # the last is drafts a step
+    ("8xH200", "chat", "ttft_p95=1s,tpot_p95=30ms", "unified", 0),
+    ("16xH200", "chat", "ttft_p95=2s,tpot_p95=50ms", "unified", 0),
+    ("16xH200", "chat", "ttft_p95=1s,tpot_p95=50ms", "separate", 0),
+    ("16xH200", "chat", "ttft_p95=1500ms,tpot_p95=80ms", "separate", 0),
+    ("8xH200", "agent", "ttft_p95=3s,tpot_p95=60ms", "unified", 0),
+    ("32xH200", "agent", "ttft_p95=3s,tpot_p95=50ms", "unified", 0),
+    ("32xH200", "agent", "ttft_p95=3s,tpot_p95=50ms", "separate", 0),
+    ("16xH200", "math", "tpot_p95=50ms", "unified", 0),
+    ("32xH100", "math", "tpot_p95=50ms", "unified", 0),
+    ("8xH200", "chat", "ttft_p95=1s,tpot_p95=30ms", "unified", 1),
+    ("16xH200", "math", "tpot_p95=50ms", "unified", 1),
+    ("32xH200", "agent", "ttft_p95=3s,tpot_p95=50ms", "separate", 1),
 )
 SHARES = (0.7, 0.85, 0.95, 1.0)
 FILLS, LEAST = 9, 8000  # times what runs at once, and requests at least
@@ -91,9 +94,9 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="leave it in benchmarks/results")
     args = parser.parse_args()
     cases = []
-    for gpus, name, slo, pools in CASES:
-        workload, wanted = load(name), parse_slo(slo)
-        asked = Request(model("deepseek-r1"), parse_fleet(gpus), workload, slo=wanted, pools=pools)
+    for gpus, name, slo, pools, drafts in CASES:
+        workload, wanted, fleet = load(name), parse_slo(slo), parse_fleet(gpus)
+        asked = Request(model("deepseek-r1"), fleet, workload, slo=wanted, pools=pools, drafts=(drafts,))
         outcome = plan(asked)
         if outcome.chosen is None:
             continue  # CPU ranks, of which nothing is predicted
