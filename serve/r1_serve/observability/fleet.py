@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from r1_serve.observability.panels import Dashboard, Panel, Query, Row
-from r1_serve.observability.queries import MODEL, M, each, quantiles, rank, rate
+from r1_serve.observability.queries import MODEL, M, each, engine_rate, quantiles, rank, rate
 
 FLEET = Dashboard(
     "r1-fleet",
@@ -132,6 +132,15 @@ FLEET = Dashboard(
                         ),
                     ),
                     "Thoughts that outgrew the cache and are computed again, a second.",
+                ),
+                Panel(
+                    "Drafts",
+                    (
+                        Query(engine_rate("r1_rank_draft_tokens_total"), "{{model}} drafted"),
+                        Query(engine_rate("r1_rank_accepted_draft_tokens_total"), "{{model}} taken"),
+                    ),
+                    "What the MTP layer drafts, and what of it the model chooses, too. Far apart, drafts do not pay.",
+                    "tokens/s",
                 ),
             ),
         ),

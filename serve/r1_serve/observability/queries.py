@@ -23,5 +23,10 @@ def rank(metric: str) -> tuple[Query, ...]:
     return (Query(f"{metric}{{{M}}}", "{{plan}} gang {{gang}} rank {{rank}}"),)
 
 
+def engine_rate(metric: str) -> str:
+    """Of all ranks, by one router: each sees them all."""
+    return f"max by (model) (sum by (model, instance, process) (rate({metric}{{{M}}}[$__rate_interval])))"
+
+
 def each(expr: str) -> tuple[Query, ...]:
     return (Query(expr, "{{model}}"),)

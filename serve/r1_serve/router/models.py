@@ -46,12 +46,8 @@ class ServedModel:
                 )
         checkpoint = Checkpoint.load(models[0].checkpoint)
         for plan in plans:
-            if plan.engine.num_speculative_tokens and not checkpoint.mtp_layers:
-                raise StartupError(
-                    f"plan {plan.name}: engine.num_speculative_tokens is {plan.engine.num_speculative_tokens}, and "
-                    f"{checkpoint.name} has no layer that drafts (no num_nextn_predict_layers in its config.json): "
-                    "leave it out"
-                )
+            if plan.engine.num_speculative_tokens:
+                _check_drafts(plan, checkpoint)
         prompts = Prompts(checkpoint)
         vocabulary = Vocabulary.of(checkpoint)
         if not models[0].reasoning:
@@ -72,6 +68,22 @@ class ServedModel:
             max_queue_seconds=min(plan.limits.max_queue_seconds for plan in plans),
             drafts=any(plan.engine.num_speculative_tokens for plan in plans),
             budget_rules=rules.model_copy(update={"closing_tokens": max(rules.closing_tokens, len(closing_ids))}),
+        )
+
+
+def _check_drafts(plan: Plan, checkpoint: Checkpoint) -> None:
+    """Raises StartupError where ``checkpoint`` cannot draft, or every request would be one that vLLM does not draft
+    for."""
+    asked = f"plan {plan.name}: engine.num_speculative_tokens is {plan.engine.num_speculative_tokens}, and"
+    if not checkpoint.mtp_layers:
+        raise StartupError(
+            f"{asked} {checkpoint.name} has no layer that drafts (no num_nextn_predict_layers in its config.json): "
+            "leave it out"
+        )
+    if checkpoint.sampling.min_p:
+        raise StartupError(
+            f"{asked} {checkpoint.name} samples with min_p {checkpoint.sampling.min_p} (generation_config.json), which "
+            "vLLM does not do with drafts: leave one of them out"
         )
 
 

@@ -103,6 +103,10 @@ def test_a_plan_that_drafts_needs_a_checkpoint_that_can(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match=r"plan nano-mtp: .* has no layer that drafts .*: leave it out"):
         router(without)
     router(plan)
+    (folder / "config.json").write_text((weights_path() / "config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({"min_p": 0.1}))
+    with pytest.raises(StartupError, match=r"samples with min_p 0.1 .*: leave one of them out"):
+        router(without)
 
 
 async def test_a_stopping_router_finishes_what_runs_and_refuses_what_comes(world_of: Any, ids: Any) -> None:
