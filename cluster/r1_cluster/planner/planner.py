@@ -72,8 +72,10 @@ def plan(request: Request) -> Outcome:
     fleet = request.fleet
     if fleet.gpu is None:
         return Outcome(_on_cpu(request), fleet)
-    if any(request.drafts) and not request.model.mtp_layers:
-        raise PlanningError(f"{request.model.name} has no layer that drafts tokens: leave --drafts out")
+    if not request.model.mtp_layers:
+        if 0 not in request.drafts:
+            raise PlanningError(f"{request.model.name} has no layer that drafts tokens: leave --drafts out")
+        request = replace(request, drafts=(0,))
     tried: dict[int | None, Search] = {}
     best: list[Candidate] = []
     for budget in request.budgets:
@@ -156,7 +158,7 @@ def _on_cpu(request: Request) -> Plan:
         raise PlanningError(
             f"{request.model.name} on {request.fleet}: only r1-nano runs on CPU: give GPUs, such as --gpus 16xH200"
         )
-    if any(request.drafts):
+    if 0 not in request.drafts:
         raise PlanningError("on CPU nothing is predicted of drafts: leave --drafts out, or see the plan nano-mtp")
     if request.slo != NO_SLO or request.smallest:
         raise PlanningError(

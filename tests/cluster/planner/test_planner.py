@@ -125,6 +125,8 @@ def test_a_plan_without_drafts_simulated_with_some_has_the_memory_of_one_with_th
 
 def test_drafts_that_are_hardly_ever_taken_are_left_out() -> None:
     assert ask(slo="tpot_p95=50ms", drafts=(0, 1), acceptance=0.02).plan.engine.num_speculative_tokens is None
+    distill = ask("r1-distill-qwen-32b", "8xH100", "chat", drafts=(0, 1)).plan  # which has no layer for them
+    assert distill.engine.num_speculative_tokens is None
 
 
 def test_prefill_and_decode_pools_are_planned_when_asked_for() -> None:
