@@ -1,6 +1,6 @@
 """What plans promise beside what the simulator, which runs the router's own code, does with them, up to full load.
 
-`python -m r1_bench.promises` writes benchmarks/results/plan_promises_simulated_*. About three minutes on one core.
+`python -m r1_bench.promises` writes benchmarks/results/plan_promises_simulated_*. About ten minutes on one slow core.
 """
 
 from __future__ import annotations

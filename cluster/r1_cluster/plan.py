@@ -23,6 +23,8 @@ PLANS = Path(__file__).parent / "plans"
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Positive = Annotated[int, Field(ge=1)]
 
+MOST_DRAFTS = 8  # tokens a step
+
 
 class PlanError(ValueError):
     """A plan that cannot be used. The message names the file and the field."""
@@ -105,7 +107,7 @@ class Engine(_Frozen):
     enable_prefix_caching: bool = True
     kv_cache_dtype: Literal["fp8"] | None = Field(default=None, exclude_if=_unset, description="none: the model's own")
     num_speculative_tokens: int | None = Field(
-        default=None, ge=1, le=8, exclude_if=_unset, description="drafted a step by the MTP layer; none: off"
+        default=None, ge=1, le=MOST_DRAFTS, exclude_if=_unset, description="drafted a step by the MTP layer; none: off"
     )
     all2all_backend: Literal["deepep_high_throughput", "deepep_low_latency"] | None = Field(
         default=None, exclude_if=_unset, description="how tokens reach experts on other nodes; none: vLLM's default"

@@ -15,10 +15,11 @@ from typing import cast
 
 import numpy as np
 from r1_cluster.catalog import Experts, gpu, model
+from r1_cluster.perf.batch import Batch
 from r1_cluster.perf.constants import Attention, ExpertKernel, Gemm, fitted
 from r1_cluster.perf.layout import Split
 from r1_cluster.perf.operators import gemm, latent_decode, routed_experts
-from r1_cluster.perf.step import Batch, Engine
+from r1_cluster.perf.step import Engine
 
 from r1_bench import results
 from r1_bench.perf.least_squares import Vector, fit

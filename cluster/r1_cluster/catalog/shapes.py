@@ -226,9 +226,13 @@ class Architecture:
     # KV cache.
 
     def kv_bytes_per_token(self, dtype: KvDtype = "bfloat16", *, tensor_parallel_size: int = 1) -> int:
-        """KV bytes one token holds on one tensor rank, all layers. MLA's cache is whole on every rank; GQA's heads
-        are split until one KV head is left."""
+        """KV bytes one token holds on one tensor rank, all layers."""
+        return self.layers * self.kv_bytes_per_layer(dtype, tensor_parallel_size=tensor_parallel_size)
+
+    def kv_bytes_per_layer(self, dtype: KvDtype = "bfloat16", *, tensor_parallel_size: int = 1) -> int:
+        """Of one token on one tensor rank. MLA's cache is whole on every rank; GQA's heads are split until one KV head
+        is left."""
         values = self.attention.kv_values
         if isinstance(self.attention, GroupedAttention):
             values //= min(tensor_parallel_size, self.attention.kv_heads)
-        return self.layers * values * BYTES[dtype]
+        return values * BYTES[dtype]

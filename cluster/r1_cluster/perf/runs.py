@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r1_cluster.catalog import Gpu, gpu, model
+from r1_cluster.perf.batch import Speculation
 from r1_cluster.perf.constants import FRAMEWORKS, Constants, fitted
 from r1_cluster.perf.layout import Split
 from r1_cluster.perf.serving import Pools, Workload
-from r1_cluster.perf.step import Engine, Speculation
+from r1_cluster.perf.step import Engine
 
 SPLIT = ("tp_size", "pp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size")
 COMMON = ("system", "backend", "mode", "isl", "osl", "conc", "gpus", "silicon_ttft_ms", "silicon_tpot_ms")

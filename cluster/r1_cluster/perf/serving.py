@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from r1_cluster.perf.step import Batch, Engine
+from r1_cluster.perf.batch import Batch
+from r1_cluster.perf.step import Engine
 
 ROUNDS = 60
 DAMPING = 0.7

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from r1_cluster.perf.batch import Speculation
 from r1_cluster.perf.constants import unmeasured
-from r1_cluster.perf.step import Speculation
 from r1_cluster.planner.demand import Demand
 from r1_cluster.planner.layouts import Rejected
 from r1_cluster.planner.load import Point, drafted, surged

@@ -21,8 +21,9 @@ import math
 from dataclasses import dataclass
 from statistics import fmean
 
+from r1_cluster.perf.batch import Batch
 from r1_cluster.perf.serving import Station, Workload, station, transfer_seconds
-from r1_cluster.perf.step import Batch, Engine
+from r1_cluster.perf.step import Engine
 from r1_cluster.planner.demand import Demand
 from r1_cluster.planner.memory import Memory
 

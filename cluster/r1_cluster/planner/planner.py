@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from r1_cluster.catalog import Architecture
+from r1_cluster.perf.batch import Speculation
 from r1_cluster.perf.constants import KvDtype, fitted
-from r1_cluster.perf.step import Speculation
 from r1_cluster.plan import Plan
 from r1_cluster.planner.build import build, rehearsal
 from r1_cluster.planner.demand import Demand, demand

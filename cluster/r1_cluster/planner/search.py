@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 
 from r1_cluster.catalog import Architecture, LatentAttention
+from r1_cluster.perf.batch import Speculation
 from r1_cluster.perf.constants import KvDtype
-from r1_cluster.perf.step import Engine, Speculation
+from r1_cluster.perf.step import Engine
 from r1_cluster.planner.demand import Demand
 from r1_cluster.planner.layouts import Rejected, splits
 from r1_cluster.planner.load import Deployment, Point, most_running, point
-from r1_cluster.planner.memory import BLOCK, Memory, memory, overflow
+from r1_cluster.planner.memory import BLOCK, memory, overflow
 from r1_cluster.planner.request import FleetSpec, Objective, Slo, seconds
 
 BATCHED_TOKENS = 8192  # prompt tokens of a step: the chunk that the performance model's constants hold for
@@ -78,12 +80,7 @@ def search(
     smallest: bool = False,
 ) -> Search:
     """Look at every deployment on up to ``fleet.count`` GPUs. ``smallest``: only as many gangs as the rate needs."""
-    units: list[Deployment] = []
-    rejected: list[Rejected] = []
-    for speculation in speculations:
-        fit, misfits = _units(model, fleet, demand, kv_dtypes, speculation)
-        units += fit
-        rejected += misfits
+    units, rejected = _units(model, fleet, demand, kv_dtypes, speculations)
     fewest = smallest or (objective is Objective.COST and demand.rate is not None)
     looked: list[Candidate | Rejected] = []
     for unit in units:
@@ -139,39 +136,42 @@ def _units(
     fleet: FleetSpec,
     demand: Demand,
     kv_dtypes: Iterable[KvDtype],
-    speculation: Speculation | None,
+    speculations: Iterable[Speculation | None],
 ) -> tuple[list[Deployment], list[Rejected]]:
     """Gangs whose weights and one longest request fit, and the rest with the sum that does not come out."""
     if fleet.gpu is None:
         raise ValueError("nothing is predicted on CPU ranks")
     allowed, rejected = splits(model, fleet)
     units = []
-    for split in allowed:
+    for split, speculation in product(allowed, speculations):
         for kv_dtype in kv_dtypes:
             if kv_dtype == "fp8" and isinstance(model.attention, LatentAttention) and fleet.gpu.name not in FP8_KV:
                 continue
             engine = Engine.of(model, fleet.gpu, split, FRAMEWORK, kv_dtype=kv_dtype, speculation=speculation)
-            found = room_of(engine)
-            if found.short:
-                missing = found.short / found.usable
-                rejected.append(Rejected(str(split), overflow(engine, found), missing=missing))
-                break  # the KV cache's type changes nothing
-            if found.kv_tokens < demand.max_model_len + BLOCK:
-                rejected.append(
-                    Rejected(
-                        f"{split}, {kv_dtype} KV",
-                        f"{split}: room for {found.kv_tokens:,} KV tokens a rank in {kv_dtype} < one request of "
-                        f"{demand.max_model_len:,}",
-                        missing=0.0,
-                    )
-                )
+            made = _unit(engine, demand)
+            if isinstance(made, Deployment):
+                units.append(made)
                 continue
-            units.append(Deployment(engine, found, gangs=1))
+            rejected.append(made)
+            if made.missing:
+                break  # the weights do not fit: the KV cache's type changes nothing
     return units, rejected
 
 
-def room_of(engine: Engine) -> Memory:
-    return memory(engine, batched_tokens=BATCHED_TOKENS, max_num_seqs=SEQUENCES)
+def _unit(engine: Engine, demand: Demand) -> Deployment | Rejected:
+    """One gang, or why its weights or one longest request do not fit."""
+    found = memory(engine, batched_tokens=BATCHED_TOKENS, max_num_seqs=SEQUENCES)
+    split, kv_dtype = engine.split, engine.kv_dtype
+    if found.short:
+        return Rejected(str(split), overflow(engine, found), missing=found.short / found.usable)
+    if found.kv_tokens < demand.max_model_len + BLOCK:
+        return Rejected(
+            f"{split}, {kv_dtype} KV",
+            f"{split}: room for {found.kv_tokens:,} KV tokens a rank in {kv_dtype} < one request of "
+            f"{demand.max_model_len:,}",
+            missing=0.0,
+        )
+    return Deployment(engine, found, gangs=1)
 
 
 def _unified(
@@ -226,18 +226,17 @@ def evaluate(deployment: Deployment, demand: Demand, budget: int | None, slo: Sl
 
 def drafting(candidate: Candidate, speculation: Speculation | None, slo: Slo) -> Candidate | Rejected:
     """The same deployment with other drafts, at the most that carries within ``slo``."""
-
-    def changed(engine: Engine) -> tuple[Engine, Memory]:
-        other = replace(engine, speculation=speculation)
-        return other, room_of(other)
-
-    deployment = candidate.deployment
-    engine, room = changed(deployment.engine)
-    prefill, prefill_room = changed(deployment.prefill) if deployment.prefill else (None, None)
-    other = replace(deployment, engine=engine, memory=room, prefill=prefill, prefill_memory=prefill_room)
-    if room.short or (prefill_room and prefill_room.short):
-        return Rejected(other.label, overflow(engine, room))
-    return evaluate(other, replace(candidate.demand, rate=None), candidate.budget, slo)
+    other, demand = candidate.deployment, replace(candidate.demand, rate=None)
+    unit = _unit(replace(other.engine, speculation=speculation), demand)
+    if isinstance(unit, Rejected):
+        return unit
+    other = replace(other, engine=unit.engine, memory=unit.memory)
+    if other.prefill:
+        first = _unit(replace(other.prefill, speculation=speculation), demand)
+        if isinstance(first, Rejected):
+            return first
+        other = replace(other, prefill=first.engine, prefill_memory=first.memory)
+    return evaluate(other, demand, candidate.budget, slo)
 
 
 def _judge(deployment: Deployment, demand: Demand, budget: int | None, most: Point | _Broken) -> Candidate | Rejected:

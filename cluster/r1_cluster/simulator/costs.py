@@ -12,9 +12,10 @@ from functools import lru_cache
 from typing import Protocol
 
 from r1_cluster.catalog import Architecture, gpu, model
+from r1_cluster.perf.batch import Batch, Speculation
 from r1_cluster.perf.constants import fitted
 from r1_cluster.perf.layout import Split
-from r1_cluster.perf.step import Batch, Engine, Speculation
+from r1_cluster.perf.step import Engine
 from r1_cluster.plan import Plan, PlanError, Pool
 
 
@@ -126,7 +127,7 @@ def costs_of(plan: Plan, pool: Pool, profile: Linear | None = None, *, speculati
         if plan.fleet.accelerator == "cpu":
             size = (plan.fleet.kv_cache_gib_per_rank or 0) * 2**30
             layers = shape.layers + (shape.mtp_layers if plan.engine.num_speculative_tokens else 0)
-            tokens = int(size / (shape.kv_bytes_per_token("float32") / shape.layers * layers))
+            tokens = int(size / (layers * shape.kv_bytes_per_layer("float32")))
             return _with_kv(profile or NANO, tokens)
         card, split = gpu(plan.fleet.accelerator), split_of(pool)
         engine = Engine.of(shape, card, split, "vllm", kv_dtype=plan.engine.kv_cache_dtype, speculation=speculation)

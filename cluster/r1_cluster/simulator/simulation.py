@@ -10,7 +10,7 @@ import heapq
 import math
 from collections.abc import Callable
 
-from r1_cluster.perf.step import Speculation
+from r1_cluster.perf.batch import Speculation
 from r1_cluster.plan import Plan, PlanError
 from r1_cluster.routing import policy
 from r1_cluster.routing.admission import Rules

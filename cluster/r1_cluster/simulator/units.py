@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from r1_cluster.perf.step import Speculation
+from r1_cluster.perf.batch import Speculation
 from r1_cluster.plan import Plan
 from r1_cluster.routing import RankView
 from r1_cluster.routing.dispatcher import Dispatcher

@@ -11,11 +11,10 @@ from typing import Annotated, Any
 import typer
 from r1_cluster.catalog import model as find_model
 from r1_cluster.perf.constants import KvDtype, fitted
-from r1_cluster.plan import Plan
+from r1_cluster.plan import MOST_DRAFTS, Plan
 from r1_cluster.planner import Objective, Outcome, PlanningError, Request, parse_budget, parse_fleet, parse_slo, plan
 from r1_cluster.workload import load
 
-MOST_DRAFTS = 8  # as a Plan has it
 MOST = 1024  # GPUs that --min-gpus looks among, where --gpus gives no count
 
 

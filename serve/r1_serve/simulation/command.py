@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from r1_cluster.perf.batch import Speculation
 from r1_cluster.perf.constants import fitted
-from r1_cluster.perf.step import Speculation
-from r1_cluster.plan import Plan
+from r1_cluster.plan import MOST_DRAFTS, Plan
 from r1_cluster.routing.scaling import ScalingRules
 from r1_cluster.simulator import Autoscaling, Failure, Linear, Report, Scenario, Simulation, SimulationError
 from r1_cluster.simulator.costs import drafting
@@ -41,7 +41,8 @@ def command(
         float | None, typer.Option(help="seconds a router's KV forecast may be old; live 1, here 5 above 32 ranks")
     ] = None,
     drafts: Annotated[
-        int | None, typer.Option(min=0, max=8, help="tokens drafted a step by R1's MTP layer; default: the plan's")
+        int | None,
+        typer.Option(min=0, max=MOST_DRAFTS, help="tokens drafted a step by R1's MTP layer; default: the plan's"),
     ] = None,
     acceptance: Annotated[
         float, typer.Option(help="of a drafted token, if those before it were accepted")

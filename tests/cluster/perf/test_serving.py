@@ -5,9 +5,10 @@ from itertools import pairwise
 
 import pytest
 from r1_cluster.catalog import GPUS, MODELS
+from r1_cluster.perf.batch import Batch
 from r1_cluster.perf.layout import Split
 from r1_cluster.perf.serving import Pools, Workload, estimate, transfer_seconds
-from r1_cluster.perf.step import Batch, Engine
+from r1_cluster.perf.step import Engine
 
 TP8 = Split(tensor=8, expert_tensor=8)
 DP8 = Split(data=8, expert=8)

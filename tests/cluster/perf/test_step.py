@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 from r1_cluster.catalog import GPUS, MODELS
+from r1_cluster.perf.batch import Batch, Speculation
 from r1_cluster.perf.constants import fitted
 from r1_cluster.perf.layout import Split
-from r1_cluster.perf.step import Batch, Engine, Speculation
+from r1_cluster.perf.step import Engine
 
 R1 = MODELS["deepseek-r1"]
 TP8 = Split(tensor=8, expert_tensor=8)

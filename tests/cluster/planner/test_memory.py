@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from r1_cluster.catalog import GPUS, MODELS
+from r1_cluster.perf.batch import Speculation
 from r1_cluster.perf.layout import Split
-from r1_cluster.perf.step import Engine, Speculation
+from r1_cluster.perf.step import Engine
 from r1_cluster.planner.memory import BLOCK, memory, overflow
 
 # The checkpoints' config.json, as published.

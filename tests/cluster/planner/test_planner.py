@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from r1_cluster.catalog import MODELS, model
-from r1_cluster.perf.step import Speculation
+from r1_cluster.perf.batch import Speculation
 from r1_cluster.plan import Plan
 from r1_cluster.planner import Objective, Outcome, PlanningError, Request, parse_fleet, parse_slo, plan
 from r1_cluster.planner.layouts import splits

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from r1_cluster.catalog import gpu, model
+from r1_cluster.perf.batch import Speculation
 from r1_cluster.perf.layout import Split
-from r1_cluster.perf.step import Engine, Speculation
+from r1_cluster.perf.step import Engine
 from r1_cluster.plan import Plan, PlanError
 from r1_cluster.routing.scaling import ScalingRules
 from r1_cluster.simulator import Autoscaling, Drain, Failure, Linear, Report, Scenario, Simulation, Slo

@@ -72,18 +72,34 @@ async def test_the_stream_on_the_wire_is_server_sent_events_up_to_done(world: An
     assert chunks[-1]["usage"]["completion_tokens"] > 0
 
 
-async def test_chunks_count_along_where_that_is_asked_for(world: Any, says: Any) -> None:
-    await world.worker(says(THOUGHT))
+async def test_chunks_count_along_where_that_is_asked_for(
+    world: Any, ids: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Neither a busy loop nor a slow reader merges pieces here: each is sent once the one before it was read.
+    monkeypatch.setattr(world.router.service.pace, "observe", lambda share: None)
+    worker = await world.worker()
     options = {"include_usage": True, "continuous_usage_stats": True}
-    stream = await world.client.chat.completions.create(
+    asked = world.client.chat.completions.create(
         model="r1-nano", messages=QUESTION, stream=True, stream_options=options
     )
-    counted = [(chunk.choices, chunk.usage) async for chunk in stream]
+    opening = asyncio.create_task(asked)
+    submit = await worker.next_submit()
+    counted: list[Any] = []
+    for piece in ("a", "b", "</think>c", "d", "e"):
+        await worker.send(pb.Delta(request_id=submit.request_id, token_ids=ids(piece)))
+        stream = await opening
+        seen = False
+        while not seen:
+            chunk = await anext(stream)
+            counted.append((chunk.choices, chunk.usage))
+            seen = chunk.usage is not None
+    await worker.send(pb.Delta(request_id=submit.request_id, token_ids=ids(EOS), finish=pb.FINISH_STOP))
+    counted += [(chunk.choices, chunk.usage) async for chunk in stream]
     so_far = [usage for choices, usage in counted if choices and usage]
     last = counted[-1][1]
     tokens = [usage.completion_tokens for usage in so_far]
-    assert tokens == sorted(tokens)  # a busy loop merges pieces: the thought's last may go out with the answer
-    assert len(set(tokens)) > 1
+    assert tokens == sorted(set(tokens))
+    assert len(tokens) > 3
     assert tokens[-1] <= last.completion_tokens <= tokens[-1] + 1  # the end-of-sequence token has no text
     assert {usage.prompt_tokens for usage in so_far} == {last.prompt_tokens}
     assert so_far[-1].completion_tokens_details.reasoning_tokens == last.completion_tokens_details.reasoning_tokens
